@@ -1,0 +1,61 @@
+# Every target makes its own environment in .venv: Python 3.11 or newer, pip and make are all that a machine needs.
+#   make demo                  train, stream and report in about five minutes
+#   make test ARGS="-k scan"   the tests, or some of them
+#   make test PYTHON=python3.12
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+READY_DOCS := $(VENV)/.ready-docs
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+# One thread for each worker: two workers then fill two cores and never wait for each other.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow lint bench docs clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(READY) ## train a small Hope and a transformer, stream an unseen package, write report/index.html
+	$(BIN)/nestling demo $(ARGS)
+
+test: $(READY) ## the tests that are not marked slow
+	$(TEST) $(ARGS)
+
+slow: $(READY) ## the tests that are marked slow
+	$(TEST) -m slow $(ARGS)
+
+lint: $(READY) ## style, format, types and import floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: $(READY) ## tokens per second and peak memory of every path
+	$(BIN)/python -m benchmarks.scan $(ARGS)
+
+docs: $(READY_DOCS) ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
+clean: ## remove what was built; runs/ and report/ stay
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch comes first and pinned, so that a build for this machine which is already at hand is taken and no dependency brings another.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "Nestling needs Python 3.11 or newer, '$(PYTHON)' is: $$($(PYTHON) --version 2>&1 | head -n 1). Pass a newer one: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 2; }
+	@echo "Making $(VENV) (once; torch is a large download)"
+	@$(PYTHON) -m venv $(VENV) || { \
+	    echo "'$(PYTHON) -m venv' failed: install the venv module of this Python (on Debian and Ubuntu: apt install python3-venv) and try again." >&2; exit 2; }
+	$(PIP) "$$(grep '^torch==' constraints.txt)"
+	$(PIP) --quiet -e '.[dev]'
+	@touch $@
+
+$(READY_DOCS): $(READY)
+	$(PIP) --quiet -e '.[docs]'
+	@touch $@
