@@ -1,0 +1,48 @@
+"""Gates: the coefficients of one write. The papers use the same letters for different things; these names do not change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from torch import Tensor
+
+from nestling.tree import state
+
+Gate: TypeAlias = Tensor | float | Mapping[str, Tensor]
+
+
+@state
+class Gates:
+    """How strongly a memory writes, keeps and remembers its past surprise, at one token.
+
+    ========== ======= ===== ======= ==========
+    here       Titans  MIRAS NL/Hope delta rule
+    ========== ======= ===== ======= ==========
+    lr         θ       η     η       β
+    retain     1 - α   α     α       α
+    momentum   η       -     -       -
+    threshold  -       δ     -       -
+    ========== ======= ===== ======= ==========
+
+    Each gate is one number for all weights of the memory, or a mapping from the names of the weights to numbers
+    (Titans' gates per memory layer); the threshold belongs to the objective and is one number. Absent gates are neutral: unit rate, nothing forgotten, no momentum, no threshold.
+    In ``ops.scan`` every number is a tensor that broadcasts to (B, H, T).
+
+    >>> Gates(lr=0.1).of("w1")
+    Gates(lr=0.1, retain=1.0, momentum=0.0, threshold=inf)
+    """
+
+    lr: Gate = 1.0
+    retain: Gate = 1.0
+    momentum: Gate = 0.0
+    threshold: Tensor | float = math.inf
+
+    def of(self, name: str) -> Gates:
+        """The gates of one weight."""
+        return Gates(_of(self.lr, name), _of(self.retain, name), _of(self.momentum, name), self.threshold)
+
+
+def _of(gate: Gate, name: str) -> Gate:
+    return gate[name] if isinstance(gate, Mapping) else gate

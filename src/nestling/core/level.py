@@ -1,0 +1,40 @@
+"""Levels: components ordered by how often they are updated (NL definition 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from nestling.core.rule import Descend, Rule
+
+
+@dataclass(frozen=True)
+class Level:
+    """A set of weights that is updated once every ``period`` units of time (tokens inside a model, steps outside).
+
+    ``owns`` is a glob over names of parameters; ``reset`` is the number of units after which the level begins anew
+    (None: never). The frequency of a level is 1 / period.
+
+    >>> level = Level("slow", period=512, owns="blocks.*.cms.1.*")
+    >>> level.owner("blocks.3.cms.1.up.weight"), level.frequency
+    (True, 0.001953125)
+    """
+
+    name: str
+    period: float
+    rule: Rule = Descend()
+    owns: str = "*"
+    reset: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.period < 1:
+            raise ValueError(f"level {self.name!r}: period is a number of units ≥ 1 or inf, got {self.period}.")
+
+    @property
+    def frequency(self) -> float:
+        """Updates per unit of time."""
+        return 1 / self.period
+
+    def owner(self, parameter: str) -> bool:
+        """Does this level own the parameter of that name?"""
+        return fnmatchcase(parameter, self.owns)

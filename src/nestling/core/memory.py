@@ -1,0 +1,148 @@
+"""The one learning object: an associative memory that is written by gradient steps on its own objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nestling.core.apply import Weights, linear, tape
+from nestling.core.architecture import Architecture
+from nestling.core.gates import Gates
+from nestling.core.objective import L2, Objective
+from nestling.core.retention import Decay, Retention
+from nestling.core.rule import Descend, Rule, RuleState
+from nestling.tree import state
+
+
+@state
+class MemoryState:
+    """What a memory knows now."""
+
+    dual: Weights
+    """The running weights, in the space of the retention's mirror map."""
+    anchor: Weights
+    """The weights at the last commit, where surprise is measured."""
+    rule: dict[str, RuleState]
+    """What the rule remembers, for each weight."""
+    phase: Tensor
+    """Writes since the last commit (int64)."""
+
+
+@state
+class Surprise:
+    """The gradient of the objective at the anchor, as a pair for each weight: ∂ℓ/∂W = cotangent ⊗ input."""
+
+    loss: Tensor
+    """ℓ(M(k), v)"""
+    cotangents: Weights
+    """∂ℓ/∂(W x), for each weight W."""
+    inputs: Weights
+    """x, for each weight W."""
+
+    def gradient(self, name: str) -> Tensor:
+        """∂ℓ/∂W for one weight, (..., out, in)."""
+        return self.cotangents[name][..., :, None] * self.inputs[name][..., None, :]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """An associative memory (NL definition 1): the four choices of MIRAS as one value, one example at a time.
+
+    ``write`` is one step of the rule on ℓ(M(W, k), v), with surprise taken at the anchor, the weights at the last commit::
+
+        Aₜ = decay(Aₜ₋₁) + rule(∇ℓ(W_anchor; kₜ, vₜ)),   Wₜ = primal(Aₜ)
+
+    ``period`` is the number of writes between commits (Titans' chunk b, Hope's C): it changes the answer, where a kernel's
+    block size never does. ``period=inf`` with ``read_at="commit"`` is a memory that never takes in what is written.
+    ``read_at="commit"`` reads the anchor (Hope eq. 90) instead of the running weights (Titans eq. 15).
+
+    >>> from nestling.core import Matrix
+    >>> memory = Memory(Matrix())
+    >>> state = memory.init({"w1": torch.zeros(2, 2)})
+    >>> key, value = torch.tensor([1.0, 0.0]), torch.tensor([3.0, 4.0])
+    >>> state = memory.write(state, key, value, Gates(lr=1.0))
+    >>> memory.read(state, key)
+    tensor([3., 4.])
+    """
+
+    architecture: Architecture
+    objective: Objective = L2()
+    retention: Retention = Decay()
+    rule: Rule = Descend()
+    period: float = 1
+    read_at: Literal["current", "commit"] = "current"
+
+    def __post_init__(self) -> None:
+        if self.period < 1 or (self.period != float("inf") and self.period != int(self.period)):
+            raise ValueError(f"period is a whole number of writes ≥ 1 or inf, got {self.period}.")
+        if self.read_at not in ("current", "commit"):
+            raise ValueError(f"read_at is 'current' or 'commit', got {self.read_at!r}.")
+
+    def init(self, weights: Weights) -> MemoryState:
+        """The state of a memory that starts at ``weights``."""
+        dual = {name: self.retention.dual(weight) for name, weight in weights.items()}
+        phase = torch.zeros((), dtype=torch.int64, device=next(iter(weights.values())).device)
+        return MemoryState(dual, dict(weights), {name: self.rule.init(weight) for name, weight in dual.items()}, phase)
+
+    def read(self, state: MemoryState, query: Tensor) -> Tensor:
+        """y = M(W, q): ``query`` (keys,) -> (values,). Changes nothing."""
+        weights = state.anchor if self.read_at == "commit" else self.primal(state.dual)
+        return self.architecture(linear(weights), query)
+
+    def surprise(self, state: MemoryState, key: Tensor, value: Tensor, gates: Gates) -> Surprise:
+        """∇ℓ(W_anchor; k, v), with ``key`` (keys,) and ``value`` (values,)."""
+        seen = {name: self.retention.seen(weight, gates.of(name)) for name, weight in state.anchor.items()}
+        return surprise(self.architecture, self.objective, seen, key, value, gates.threshold)
+
+    def write(self, state: MemoryState, key: Tensor, value: Tensor, gates: Gates) -> MemoryState:
+        """One step of the rule, after a commit where the period is full."""
+        state = self.commit(state)
+        seen = self.surprise(state, key, value, gates)
+        dual, rule = {}, {}
+        for name, before in state.dual.items():
+            update, rule[name] = self.rule.update(seen.gradient(name), state.rule[name], gates.of(name))
+            dual[name] = self.retention.decay(before, gates.of(name), seen.inputs[name]) + update
+        return MemoryState(dual, state.anchor, rule, state.phase + 1)
+
+    def commit(self, state: MemoryState) -> MemoryState:
+        """Move the anchor to the running weights where the period is full.
+
+        The next write does it, not the one that fills the period: all tokens of a period see the same anchor.
+        """
+        due = state.phase >= self.period
+        moved = {
+            name: torch.where(due, primal, state.anchor[name]) for name, primal in self.primal(state.dual).items()
+        }
+        return MemoryState(state.dual, moved, state.rule, torch.where(due, 0, state.phase))
+
+    def primal(self, dual: Weights) -> Weights:
+        """The weights that are read, from the accumulated ones."""
+        return {name: self.retention.primal(weight) for name, weight in dual.items()}
+
+
+def surprise(
+    architecture: Architecture,
+    objective: Objective,
+    weights: Weights,
+    key: Tensor,
+    value: Tensor,
+    threshold: Tensor | float,
+) -> Surprise:
+    """∇ℓ(M(W, k), v) by W as (cotangent, input) pairs: the objective is differentiated by a nudge ε on each W x.
+
+    For one example, or for many that share ``weights`` when a dimension is put before the last.
+    """
+    nudges = {name: key.new_zeros(*key.shape[:-1], weight.shape[-2]) for name, weight in weights.items()}
+
+    def loss(nudges: Weights) -> tuple[Tensor, tuple[Tensor, Weights]]:
+        inputs: Weights = {}
+        each = objective(architecture(tape(weights, nudges, inputs), key), value, threshold)
+        return each.sum(), (each, inputs)
+
+    _, pullback, (each, inputs) = torch.func.vjp(loss, nudges, has_aux=True)
+    (cotangents,) = pullback(torch.ones_like(each.sum()))
+    return Surprise(each, cotangents, inputs)
+

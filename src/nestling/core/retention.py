@@ -1,0 +1,138 @@
+"""Retentions, MIRAS' retention gates: how a memory keeps what it knows while it is written.
+
+A retention is a mirror map. The memory accumulates in a *dual* space A, and reads with the *primal* weights W = primal(A).
+``decay`` is what one token does to A besides the write itself. Each acts on one weight of shape (..., out, in).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nestling.core.gates import Gates
+
+
+class Retention:
+    """The identity map with nothing forgotten; the base of the others."""
+
+    def dual(self, weight: Tensor) -> Tensor:
+        """A from W."""
+        return weight
+
+    def primal(self, dual: Tensor) -> Tensor:
+        """W from A."""
+        return dual
+
+    def seen(self, anchor: Tensor, gates: Gates) -> Tensor:
+        """The weights at which the gradient of a token is taken."""
+        return anchor
+
+    def decay(self, dual: Tensor, gates: Gates, inputs: Tensor) -> Tensor:
+        """A after one token's forgetting; ``inputs`` (..., in) is what the weight was applied to."""
+        return gates.retain * dual
+
+
+@dataclass(frozen=True)
+class Decay(Retention):
+    """A ← α A: L2 retention, weight decay (Titans eq. 13, MIRAS eq. 8).
+
+    >>> Decay().decay(torch.ones(1, 1), Gates(retain=0.9), torch.ones(1))
+    tensor([[0.9000]])
+    """
+
+
+@dataclass(frozen=True)
+class Delta(Retention):
+    """A ← A (α I - η x xᵀ): delta gradient descent, which erases what the input would have read (NL eqs 57 and 88).
+
+    The gradient is taken before the decay. With ``L2`` the memory erases twice: one repeated unit key converges to v/2.
+
+    >>> Delta().decay(torch.eye(2), Gates(lr=1.0), torch.tensor([1.0, 0.0]))
+    tensor([[0., 0.],
+            [0., 1.]])
+    """
+
+    def decay(self, dual: Tensor, gates: Gates, inputs: Tensor) -> Tensor:
+        """α A - η (A x) xᵀ"""
+        return gates.retain * dual - gates.lr * (dual @ inputs[..., None]) * inputs[..., None, :]
+
+
+@dataclass(frozen=True)
+class GatedDelta(Retention):
+    """A ← α A, with the gradient taken at α A: Gated DeltaNet's order, which forgets before it looks.
+
+    >>> GatedDelta().seen(torch.ones(1, 1), Gates(retain=0.5))
+    tensor([[0.5000]])
+    """
+
+    def seen(self, anchor: Tensor, gates: Gates) -> Tensor:
+        """α A"""
+        return gates.retain * anchor
+
+
+@dataclass(frozen=True)
+class KL(Retention):
+    """W = c softmax(A) along each row: W ← c softmax(α log W - η∇ℓ) (MIRAS eqs 21 and 27, Memora).
+
+    >>> KL().primal(torch.zeros(1, 4))
+    tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    """
+
+    scale: float = 1.0
+
+    def dual(self, weight: Tensor) -> Tensor:
+        """log W; W must be positive."""
+        return torch.log(weight.clamp_min(torch.finfo(weight.dtype).tiny) / self.scale)
+
+    def primal(self, dual: Tensor) -> Tensor:
+        """c softmax(A)"""
+        return self.scale * torch.softmax(dual, -1)
+
+
+@dataclass(frozen=True)
+class ElasticNet(Retention):
+    """W = S_γ(A), soft thresholding: what stays small is forgotten for good (MIRAS eq. 23, the FTRL reading).
+
+    >>> ElasticNet(threshold=1.0).primal(torch.tensor([[-3.0, 0.5, 2.0]]))
+    tensor([[-2.,  0.,  1.]])
+    """
+
+    threshold: float = 1e-3
+
+    def dual(self, weight: Tensor) -> Tensor:
+        """W + γ sign(W)"""
+        return weight + self.threshold * weight.sign()
+
+    def primal(self, dual: Tensor) -> Tensor:
+        """sign(A) max(|A| - γ, 0), as A minus A clipped to [-γ, γ]"""
+        return dual - dual.clamp(-self.threshold, self.threshold)
+
+
+@dataclass(frozen=True)
+class Lq(Retention):
+    """W = A / ‖A‖_q^(q-2), the norm over the whole weight (MIRAS eq. 24, Moneta). q = 3 has no inverse.
+
+    >>> map = Lq(q=4.0)
+    >>> torch.allclose(map.primal(map.dual(torch.ones(2, 2))), torch.ones(2, 2))
+    True
+    """
+
+    q: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.q <= 1 or self.q == 3:
+            raise ValueError(f"Lq needs q > 1 and q ≠ 3 (where the map has no inverse), got q={self.q}.")
+
+    def dual(self, weight: Tensor) -> Tensor:
+        """W ‖W‖_q^((q-2)/(3-q))"""
+        return weight * self._norm(weight) ** ((self.q - 2) / (3 - self.q))
+
+    def primal(self, dual: Tensor) -> Tensor:
+        """A / ‖A‖_q^(q-2)"""
+        return dual / self._norm(dual) ** (self.q - 2)
+
+    def _norm(self, weight: Tensor) -> Tensor:
+        magnitude = weight.abs().clamp_min(torch.finfo(weight.dtype).tiny ** (1 / self.q))
+        return magnitude.pow(self.q).sum((-2, -1), keepdim=True) ** (1 / self.q)

@@ -1,0 +1,160 @@
+"""One block of tokens at once, without ever forming a token's fast weights.
+
+All gradients of a block are taken at the same anchor, so they are one batch of pairs Gⱼ = δⱼ ⊗ xⱼ, and a read at token t
+applies Wₜ = βₜW₀ + fₜS₀ + ΣⱼΓₜⱼ δⱼxⱼᵀ (see ``ops.coefficients``) to a vector z as::
+
+    Wₜ z = βₜ W₀z + fₜ S₀z + Σⱼ Γₜⱼ (xⱼ·z) δⱼ
+
+That is a third interpreter of ``apply``: it holds for every architecture made of linear maps, and for any objective.
+Delta retention erases along the inputs, Wₜ = Wₜ₋₁(αₜI − ηₜxₜxₜᵀ) − ηₜδₜxₜᵀ; then the pairs are pⱼ ⊗ xⱼ with p from one
+triangular solve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nestling.core import Apply, Chain, Decay, Delta, Descend, Gates, Memory, Momentum, Weights, linear
+from nestling.core.memory import surprise
+from nestling.ops.coefficients import Table, ratios, table
+from nestling.tree import state
+
+
+@state
+class BlockState:
+    """A memory between blocks."""
+
+    dual: Weights
+    anchor: Weights
+    trace: Weights
+
+
+@state
+class Tokens:
+    """What a scan is given, in blocks: (B, H, C, ·), gates (B, H, C) or a mapping of them."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    gates: Gates
+    filled: Tensor | None
+
+
+def supported(memory: Memory) -> bool:
+    """Does the chunk-parallel form exist for this memory?"""
+    match memory:
+        case Memory(retention=Decay(), rule=Descend() | Chain((Descend(), Momentum())) | Chain((Momentum(), Descend()))):
+            return True
+        case Memory(retention=Delta(), rule=Descend()):
+            return True
+        case _:
+            return False
+
+
+def traces(memory: Memory, rule: dict[str, Any]) -> Weights:
+    """The momentum inside a rule's state."""
+    match memory.rule:
+        case Chain((Descend(), Momentum())):
+            return {name: inner[1] for name, inner in rule.items()}
+        case Chain((Momentum(), Descend())):
+            return {name: inner[0] for name, inner in rule.items()}
+        case _:
+            return {}
+
+
+def rule_state(memory: Memory, weights: Weights, trace: Weights) -> dict[str, Any]:
+    """The rule's state around a momentum: the inverse of ``traces``."""
+    match memory.rule:
+        case Chain((Descend(), Momentum())):
+            return {name: ((), held) for name, held in trace.items()}
+        case Chain((Momentum(), Descend())):
+            return {name: (held, ()) for name, held in trace.items()}
+        case _:
+            return {name: () for name in weights}
+
+
+@dataclass(frozen=True)
+class _Write:
+    """What a block writes to one weight: pairs ⊗ inputs, weighted by the table."""
+
+    table: Table
+    pairs: Tensor
+    inputs: Tensor
+
+
+def block(memory: Memory, before: BlockState, tokens: Tokens) -> tuple[Tensor, Weights, Weights]:
+    """Write and read one block: (B, H, C, values), and the weights and the momentum after it."""
+    writes = _writes(memory, before, tokens)
+    dual = {name: _folded(before.dual[name], before.trace.get(name), write) for name, write in writes.items()}
+    trace = {name: _carried(before.trace[name], writes[name]) for name in before.trace}
+    reader = linear(before.anchor) if memory.read_at == "commit" else _running(before, writes)
+    return memory.architecture(reader, tokens.query), dual, trace
+
+
+def _writes(memory: Memory, before: BlockState, tokens: Tokens) -> dict[str, _Write]:
+    gates, filled = tokens.gates, tokens.filled
+    threshold = gates.threshold[..., None] if isinstance(gates.threshold, Tensor) else gates.threshold
+    seen = surprise(memory.architecture, memory.objective, before.anchor, tokens.key, tokens.value, threshold)
+    shared = not any(isinstance(gate, dict) for gate in (gates.lr, gates.retain, gates.momentum))
+    common = _table(memory, gates, filled) if shared else None
+    writes = {}
+    for name in before.dual:
+        inputs, own = seen.inputs[name], gates.of(name)
+        tabled = common or _table(memory, own, filled)
+        pairs = seen.cotangents[name]
+        if isinstance(memory.retention, Delta):
+            pairs = _erasing(before.dual[name], own, filled, tabled, pairs, inputs)
+        writes[name] = _Write(tabled, pairs, inputs)
+    return writes
+
+
+def _table(memory: Memory, gates: Gates, filled: Tensor | None) -> Table:
+    if isinstance(memory.retention, Delta):
+        # Wₜ = βₜW₀ − Σⱼ Dₜⱼ pⱼxⱼᵀ: the rates are in the pairs.
+        start, kept = ratios(gates.retain, filled)
+        return Table(start, -kept, None, None, None)
+    return table(memory.rule, gates, filled)
+
+
+def _erasing(
+    dual: Tensor, gates: Gates, filled: Tensor | None, tabled: Table, cotangents: Tensor, inputs: Tensor
+) -> Tensor:
+    """Solve (I + diag(η) (XXᵀ ⊙ D₋)) P = η (β₋ ⊙ XW₀ᵀ + δ), where ₋ is the table one token earlier."""
+    lr = gates.lr if filled is None else gates.lr * filled
+    # D₋ and β₋ are the rows above; dividing the retention out would lose gates of zero.
+    earlier = torch.cat((torch.zeros_like(tabled.writes[..., :1, :]), -tabled.writes[..., :-1, :]), -2)
+    start = torch.cat((torch.ones_like(tabled.start[..., :1]), tabled.start[..., :-1]), -1)
+    system = lr[..., None] * ((inputs @ inputs.mT) * earlier)
+    target = lr[..., None] * (start[..., None] * (inputs @ dual.mT) + cotangents)
+    eye = torch.eye(system.shape[-1], dtype=system.dtype, device=system.device)
+    return torch.linalg.solve_triangular(system.tril(-1) + eye, target, upper=False, unitriangular=True)
+
+
+def _running(before: BlockState, writes: dict[str, _Write]) -> Apply:
+    def apply(name: str, z: Tensor) -> Tensor:
+        write = writes[name]
+        y = write.table.start[..., None] * (z @ before.dual[name].mT)
+        if write.table.trace is not None:
+            y = y + write.table.trace[..., None] * (z @ before.trace[name].mT)
+        return y + ((z @ write.inputs.mT) * write.table.writes) @ write.pairs
+
+    return apply
+
+
+def _folded(dual: Tensor, trace: Tensor | None, write: _Write) -> Tensor:
+    """W_C"""
+    folded = write.table.start[..., -1, None, None] * dual
+    if trace is not None and write.table.trace is not None:
+        folded = folded + write.table.trace[..., -1, None, None] * trace
+    return folded + (write.table.writes[..., -1, :, None] * write.pairs).mT @ write.inputs
+
+
+def _carried(trace: Tensor, write: _Write) -> Tensor:
+    """S_C"""
+    table = write.table
+    assert table.trace_start is not None and table.trace_writes is not None  # only rules with momentum have traces
+    return table.trace_start[..., None, None] * trace + (table.trace_writes[..., None] * write.pairs).mT @ write.inputs
