@@ -26,7 +26,7 @@ from nestling.core import (
     Residual,
 )
 from nestling.errors import NestlingError
-from nestling.ops import Chunk, Reference, begin, scan
+from nestling.ops import Chunk, Marks, Reference, begin, scan
 
 TITANS = Chain((Descend(), Momentum()))
 ARCHITECTURES = [
@@ -135,7 +135,7 @@ def test_documents_and_padding_equal_the_reference(retention, rule, period):
     valid[3] = False
     starts[2, -1] = True
     valid[2, -1] = False
-    for marks in ((valid, None), (None, starts), (valid, starts)):
+    for marks in (Marks(valid), Marks(None, starts), Marks(valid, starts)):
         expected = answers(memory, given, Reference(), marks=marks)
         assert_same(answers(memory, given, Chunk(block=8), marks=marks), expected)
 
@@ -158,7 +158,7 @@ def test_rows_at_different_phases_go_on_together():
     memory = Memory(MLP(2, 2), L2(), Decay(), TITANS, 8)
     weights, q, k, v, gates = tree.detach(draw(memory, batch=3, length=20))
     valid = torch.arange(20) < torch.tensor([[3], [8], [13]])
-    _, state = scan(memory, weights, q, k, v, gates, marks=(valid, None))
+    _, state = scan(memory, weights, q, k, v, gates, marks=Marks(valid))
     assert state.phase[:, 0].tolist() == [3, 8, 5]
     y, after = scan(memory, state, q, k, v, gates)
     for row, length in enumerate((3, 8, 13)):
@@ -213,4 +213,4 @@ def test_documents_without_initial_weights_are_refused():
     memory = Memory(Matrix())
     weights, q, k, v, gates = tree.detach(draw(memory))
     with pytest.raises(NestlingError, match="initial=weights"):
-        scan(memory, begin(memory, weights, 2), q, k, v, gates, marks=(None, torch.ones(2, 21, dtype=torch.bool)))
+        scan(memory, begin(memory, weights, 2), q, k, v, gates, marks=Marks(starts=torch.ones(2, 21, dtype=torch.bool)))

@@ -1,5 +1,7 @@
 """Memories along tokens: the same mathematics as ``core``, over (batch, heads, tokens, width)."""
 
-from nestling.ops.scan import Chunk, Reference, begin, scan
+from nestling.ops.drive import Chunk, begin
+from nestling.ops.layout import Marks
+from nestling.ops.scan import Path, Reference, scan
 
-__all__ = ["Chunk", "Reference", "begin", "scan"]
+__all__ = ["Chunk", "Marks", "Path", "Reference", "begin", "scan"]

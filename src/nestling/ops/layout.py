@@ -14,6 +14,16 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Marks:
+    """What the tokens of a batch are, where they are not all alike."""
+
+    valid: Tensor | None = None
+    """(B, T): tokens that are no padding; padding changes no state, and what is read there is zero. None: all are tokens."""
+    starts: Tensor | None = None
+    """(B, T): tokens that begin a document, where state begins anew. None: none does."""
+
+
+@dataclass(frozen=True)
 class Layout:
     """Slots for the tokens of each row."""
 
@@ -40,11 +50,9 @@ def _gather(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(2, index.expand(x.shape[0], x.shape[1], index.shape[2], *x.shape[3:]))
 
 
-def arrange(phase: Tensor, valid: Tensor | None, starts: Tensor | None, length: int, block: int) -> Layout:
-    """Lay out rows of ``length`` tokens in blocks. ``phase`` (B,): slots of the first block that earlier calls filled.
-
-    ``valid`` (B, T): which tokens are no padding. ``starts`` (B, T): which tokens begin a document.
-    """
+def arrange(phase: Tensor, marks: Marks, length: int, block: int) -> Layout:
+    """Lay out rows of ``length`` tokens in blocks. ``phase`` (B,): slots of the first block that earlier calls filled."""
+    valid, starts = marks.valid, marks.starts
     rows = phase.shape[0]
     live = torch.ones(rows, length, dtype=torch.bool, device=phase.device) if valid is None else valid
     if starts is None:

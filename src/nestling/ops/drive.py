@@ -1,0 +1,168 @@
+"""Blocks of tokens through one or several memories that share a context flow: laying out, committing, looping.
+
+What one block does is the caller's ``work``; this room knows when anchors move, where documents begin, and what is padding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import nestling.tree as tree
+from nestling.core import Memory, MemoryState, Weights
+from nestling.ops.chunk import BlockState, rule_state, traces
+from nestling.ops.layout import Marks, arrange
+from nestling.ops.loop import loop
+
+Work = Callable[[tuple[BlockState, ...], Any, Tensor | None], tuple[Tensor, tuple[tuple[Weights, Weights], ...]]]
+"""(states at the block's start, the block's inputs, filled) -> (output, (dual, trace) of each memory after it)"""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Blocks of tokens at once, fast weights never formed per token. None of the fields changes an answer.
+
+    ``block``: at most this many tokens at once (a divisor of the memory's period is taken). ``stride``: blocks between the
+    states that are stored for the backward pass; 0 stores all that was computed; None chooses. ``compiled``: run each block
+    through ``torch.compile(fullgraph=True)``.
+    """
+
+    block: int = 64
+    stride: int | None = None
+    compiled: bool = False
+
+
+def begin(memory: Memory, weights: Weights, batch: int) -> MemoryState:
+    """The state of ``batch`` memories that start at ``weights`` (H, out, in): every leaf has leading dimensions (B, H).
+
+    >>> import torch
+    >>> from nestling.core import Matrix, Memory
+    >>> begin(Memory(Matrix()), {"w1": torch.zeros(4, 8, 8)}, batch=2).dual["w1"].shape
+    torch.Size([2, 4, 8, 8])
+    """
+    one = torch.vmap(memory.init)(weights)
+    return tree.map(lambda leaf: leaf.expand(batch, *leaf.shape), one)
+
+
+def drive(
+    memories: Sequence[Memory],
+    states: Sequence[MemoryState] | None,
+    fresh: Sequence[Weights] | None,
+    inputs: Any,
+    marks: Marks,
+    chunk: Chunk,
+    work: Work,
+) -> tuple[Tensor, tuple[MemoryState, ...]]:
+    """Run ``work`` over blocks of ``inputs``, a tree of tensors (B, H, T, ...).
+
+    ``states``: where the memories go on from; None begins at ``fresh``, their initial weights (H, out, in), which are needed
+    too where documents begin inside the batch.
+    """
+    rows, heads, length = tree.leaves(inputs)[0].shape[:3]
+    size = _block(memories, chunk.block if length > 1 or marks.starts is not None else 1)
+    starting = None if fresh is None else tuple(begin(m, w, rows) for m, w in zip(memories, fresh, strict=True))
+    if states is None and marks == Marks() and starting is not None:
+        return _aligned(memories, starting, inputs, size, chunk, work)
+    ready = tuple(states) if states is not None else starting
+    if ready is None:
+        raise ValueError("drive needs states to go on from or fresh weights to begin at; got neither.")
+    layout = arrange(ready[0].phase[:, 0] % size, marks, length, size)
+    blocks = layout.filled.shape[1] // size
+
+    def heads_too(mask: Tensor) -> Tensor:
+        return mask[:, None].expand(rows, heads, -1)
+
+    def step(index: int, carry: Any, given: Any, origin: Any) -> tuple[Tensor, Any]:
+        now, filled, begins = given
+        if begins is not None:
+            carry = tree.where(begins, origin, carry)
+        written = filled.sum(-1)
+        before = tuple(_commit(m, *held, written) for m, held in zip(memories, carry, strict=True))
+        y, after = work(tuple(held for held, _ in before), now, filled)
+        return y, _carry(after, before, written)
+
+    placed = tree.map(lambda x: layout.place(x).unflatten(2, (blocks, size)), inputs)
+    begins = None if layout.begins is None else heads_too(layout.begins)
+    given = (placed, heads_too(layout.filled).unflatten(2, (blocks, size)), begins)
+    origin = None if begins is None or starting is None else _opened(memories, starting)
+    y, carry = loop(step, _opened(memories, ready), given, origin, blocks, chunk.stride)
+    y = layout.take(y.flatten(2, 3))
+    if marks.valid is not None:
+        y = torch.where(marks.valid[:, None, :, None], y, torch.zeros_like(y))
+    return y, _closed(memories, carry)
+
+
+def _aligned(
+    memories: Sequence[Memory], ready: tuple[MemoryState, ...], inputs: Any, size: int, chunk: Chunk, work: Work
+) -> tuple[Tensor, tuple[MemoryState, ...]]:
+    """From a fresh start without marks: blocks are where the tokens are, and commits are known beforehand."""
+    example = tree.leaves(inputs)[0]
+    length = example.shape[2]
+    blocks = -(-length // size)
+    missing = blocks * size - length
+    filled = None
+    if missing:
+        inputs = tree.map(lambda x: torch.cat((x, x[:, :, -1:].expand(*x.shape[:2], missing, *x.shape[3:])), 2), inputs)
+        filled = (torch.arange(blocks * size, device=example.device) < length).expand(*example.shape[:2], -1)
+
+    def step(index: int, carry: Any, given: Any, shared: Any) -> tuple[Tensor, Any]:
+        now, filled = given
+        before = tuple(_aligned_commit(m, held, index * size) for m, held in zip(memories, carry, strict=True))
+        y, after = work(before, now, filled)
+        return y, tuple(BlockState(dual, b.anchor, trace) for (dual, trace), b in zip(after, before, strict=True))
+
+    given = tree.map(lambda x: x.unflatten(2, (blocks, size)), (inputs, filled))
+    y, carry = loop(step, tuple(state for state, _ in _opened(memories, ready)), given, None, blocks, chunk.stride)
+    phases = (torch.full_like(state.phase, _within(m, length)) for m, state in zip(memories, ready, strict=True))
+    return y.flatten(2, 3)[:, :, :length], _closed(memories, tuple(zip(carry, phases, strict=True)))
+
+
+def _block(memories: Sequence[Memory], limit: int) -> int:
+    """The largest block of at most ``limit`` tokens that fills every period evenly."""
+    periods = [int(memory.period) for memory in memories if memory.period != math.inf]
+    if not periods:
+        return limit
+    common = math.gcd(*periods)
+    return next(size for size in range(min(limit, common), 0, -1) if common % size == 0)
+
+
+def _commit(memory: Memory, held: BlockState, phase: Tensor, written: Tensor) -> tuple[BlockState, Tensor]:
+    """Move the anchor in the rows whose period is full and that write something."""
+    due = (phase >= memory.period) & (written > 0)
+    anchor = tree.where(due, memory.primal(held.dual), held.anchor)
+    return BlockState(held.dual, anchor, held.trace), torch.where(due, 0, phase)
+
+
+def _aligned_commit(memory: Memory, held: BlockState, written: int) -> BlockState:
+    due = written > 0 and memory.period != math.inf and written % memory.period == 0
+    return BlockState(held.dual, memory.primal(held.dual), held.trace) if due else held
+
+
+def _within(memory: Memory, length: int) -> int:
+    return length if memory.period == math.inf else (length - 1) % int(memory.period) + 1
+
+
+def _carry(after: Any, before: Any, written: Tensor) -> Any:
+    return tuple(
+        (BlockState(dual, held.anchor, trace), phase + written)
+        for (dual, trace), (held, phase) in zip(after, before, strict=True)
+    )
+
+
+def _opened(memories: Sequence[Memory], states: Sequence[MemoryState]) -> tuple[tuple[BlockState, Tensor], ...]:
+    return tuple(
+        (BlockState(state.dual, state.anchor, traces(memory, state.rule)), state.phase)
+        for memory, state in zip(memories, states, strict=True)
+    )
+
+
+def _closed(memories: Sequence[Memory], carry: Any) -> tuple[MemoryState, ...]:
+    return tuple(
+        MemoryState(held.dual, held.anchor, rule_state(memory, held.dual, held.trace), phase)
+        for memory, (held, phase) in zip(memories, carry, strict=True)
+    )
