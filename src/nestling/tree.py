@@ -42,7 +42,9 @@ def state(cls: type[T]) -> type[T]:
 
 def map(function: Callable[..., Any], tree: T, *others: T) -> T:
     """Apply ``function`` to the tensors of one or several trees of the same shape; other leaves stay those of the first."""
-    return pytree.tree_map(lambda leaf, *rest: function(leaf, *rest) if isinstance(leaf, Tensor) else leaf, tree, *others)
+    return pytree.tree_map(
+        lambda leaf, *rest: function(leaf, *rest) if isinstance(leaf, Tensor) else leaf, tree, *others
+    )
 
 
 def flatten(tree: T) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], T]]:
@@ -91,7 +93,9 @@ def stack(trees: Sequence[T]) -> T:
 
 def where(condition: Tensor, yes: T, no: T) -> T:
     """Choose per row: ``condition`` holds one bool for each entry of the leaves' leading dimensions."""
-    return map(lambda a, b: torch.where(condition.reshape(condition.shape + (1,) * (a.dim() - condition.dim())), a, b), yes, no)
+    return map(
+        lambda a, b: torch.where(condition.reshape(condition.shape + (1,) * (a.dim() - condition.dim())), a, b), yes, no
+    )
 
 
 def detach(tree: T) -> T:
@@ -151,7 +155,9 @@ def load(path: str | Path, like: T) -> tuple[T, dict[str, str]]:
         saved = set(file.keys())
         for name, leaf in wanted:
             if name not in saved:
-                raise NestlingError(f"{path} is the state of another model: it has no {name}. Load it with the model that saved it.")
+                raise NestlingError(
+                    f"{path} is the state of another model: it has no {name}. Load it with the model that saved it."
+                )
             shape = tuple(file.get_slice(name).get_shape())
             if shape != tuple(leaf.shape):
                 raise NestlingError(
@@ -160,12 +166,16 @@ def load(path: str | Path, like: T) -> tuple[T, dict[str, str]]:
                 )
         extra = sorted(saved - {name for name, _ in wanted})
         if extra:
-            raise NestlingError(f"{path} is the state of another model: this one has no {extra[0]}. Load it with the model that saved it.")
+            raise NestlingError(
+                f"{path} is the state of another model: this one has no {extra[0]}. Load it with the model that saved it."
+            )
         loaded = {name: file.get_tensor(name) for name, _ in wanted}
         metadata = dict(file.metadata() or {})
     for name, leaf in wanted:
         if loaded[name].dtype != leaf.dtype:
-            raise NestlingError(f"{path}: {name} is {loaded[name].dtype} there and {leaf.dtype} here. Convert the model with .to(dtype) first.")
+            raise NestlingError(
+                f"{path}: {name} is {loaded[name].dtype} there and {leaf.dtype} here. Convert the model with .to(dtype) first."
+            )
     _, rebuild = flatten(like)
     return rebuild([loaded[name].to(leaf.device) for name, leaf in wanted]), metadata
 

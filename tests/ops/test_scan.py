@@ -162,7 +162,10 @@ def test_rows_at_different_phases_go_on_together():
     assert state.phase[:, 0].tolist() == [3, 8, 5]
     y, after = scan(memory, state, q, k, v, gates)
     for row, length in enumerate((3, 8, 13)):
-        alone = tree.map(lambda x, row=row, length=length: torch.cat((x[row : row + 1, :, :length], x[row : row + 1]), 2), (q, k, v, gates))
+        alone = tree.map(
+            lambda x, row=row, length=length: torch.cat((x[row : row + 1, :, :length], x[row : row + 1]), 2),
+            (q, k, v, gates),
+        )
         expected, end = scan(memory, weights, *alone)
         assert_same(y[row : row + 1], expected[:, :, length:])
         assert_same(tree.map(lambda leaf, row=row: leaf[row : row + 1], after), end)

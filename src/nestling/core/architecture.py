@@ -105,7 +105,9 @@ class MLP(Architecture):
 
     def __post_init__(self) -> None:
         if self.depth < 1 or self.expand <= 0:
-            raise ValueError(f"a memory MLP needs depth ≥ 1 and expand > 0, got depth={self.depth}, expand={self.expand}.")
+            raise ValueError(
+                f"a memory MLP needs depth ≥ 1 and expand > 0, got depth={self.depth}, expand={self.expand}."
+            )
 
     def shapes(self, keys: int, values: int) -> dict[str, tuple[int, int]]:
         """``depth`` matrices."""

@@ -113,9 +113,7 @@ class Memory:
         The next write does it, not the one that fills the period: all tokens of a period see the same anchor.
         """
         due = state.phase >= self.period
-        moved = {
-            name: torch.where(due, primal, state.anchor[name]) for name, primal in self.primal(state.dual).items()
-        }
+        moved = {name: torch.where(due, primal, state.anchor[name]) for name, primal in self.primal(state.dual).items()}
         return MemoryState(state.dual, moved, state.rule, torch.where(due, 0, state.phase))
 
     def primal(self, dual: Weights) -> Weights:
@@ -145,4 +143,3 @@ def surprise(
     _, pullback, (each, inputs) = torch.func.vjp(loss, nudges, has_aux=True)
     (cotangents,) = pullback(torch.ones_like(each.sum()))
     return Surprise(each, cotangents, inputs)
-

@@ -209,7 +209,11 @@ class Every(Rule):
 
     def init(self, weight: Tensor) -> RuleState:
         """The sum so far, the inner state, the updates since the last commit"""
-        return torch.zeros_like(weight), self.rule.init(weight), torch.zeros((), dtype=torch.int64, device=weight.device)
+        return (
+            torch.zeros_like(weight),
+            self.rule.init(weight),
+            torch.zeros((), dtype=torch.int64, device=weight.device),
+        )
 
     def update(self, signal: Tensor, state: RuleState, gates: Gates) -> tuple[Tensor, RuleState]:
         """Σg through the rule when due, zero otherwise"""

@@ -21,7 +21,9 @@ def parse(text: str, names: Mapping[str, Any]) -> Any:
     try:
         return _value(ast.parse(text.strip(), mode="eval").body, names)
     except SyntaxError:
-        raise NestlingError(f"cannot read {text!r}. Write it as its repr, e.g. Memory(MLP(depth=2), L2(), period=16).") from None
+        raise NestlingError(
+            f"cannot read {text!r}. Write it as its repr, e.g. Memory(MLP(depth=2), L2(), period=16)."
+        ) from None
 
 
 def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
@@ -43,4 +45,6 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
             return names[name](*(_value(argument, names) for argument in arguments), **named)
         case _:
             known = ", ".join(sorted(names))
-            raise NestlingError(f"cannot read {ast.unparse(node)!r}: only literals, tuples and calls of {known} are allowed.")
+            raise NestlingError(
+                f"cannot read {ast.unparse(node)!r}: only literals, tuples and calls of {known} are allowed."
+            )

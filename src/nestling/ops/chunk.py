@@ -47,7 +47,9 @@ class Tokens:
 def supported(memory: Memory) -> bool:
     """Does the chunk-parallel form exist for this memory?"""
     match memory:
-        case Memory(retention=Decay(), rule=Descend() | Chain((Descend(), Momentum())) | Chain((Momentum(), Descend()))):
+        case Memory(
+            retention=Decay(), rule=Descend() | Chain((Descend(), Momentum())) | Chain((Momentum(), Descend()))
+        ):
             return True
         case Memory(retention=Delta(), rule=Descend()):
             return True

@@ -116,7 +116,9 @@ def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return a if b is None else b if a is None else a + b
 
 
-def _pull(output: Tensor, grad: Tensor, after: Any, after_grads: list[Tensor | None], given: Any) -> list[Tensor | None]:
+def _pull(
+    output: Tensor, grad: Tensor, after: Any, after_grads: list[Tensor | None], given: Any
+) -> list[Tensor | None]:
     """Gradients by the leaves of ``given`` (None where nothing depends on them)."""
     pairs = [(output, grad)]
     for leaf, pulled in zip(tree.leaves(after), after_grads, strict=True):

@@ -57,7 +57,9 @@ def scan(
     _check(q, k, v)
     fresh = initial if isinstance(state, MemoryState) else state
     if marks.starts is not None and fresh is None:
-        raise NestlingError("documents begin inside the batch, but the memory has no initial weights: pass initial=weights.")
+        raise NestlingError(
+            "documents begin inside the batch, but the memory has no initial weights: pass initial=weights."
+        )
     example = state.dual if isinstance(state, MemoryState) else state
     dtype = next(iter(example.values())).dtype
     spread = _spread(gates, q.shape[:3], dtype, q.device)

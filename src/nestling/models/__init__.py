@@ -1,0 +1,7 @@
+"""Whole models: configuration, language model, and the table of levels."""
+
+from nestling.models.config import Config
+from nestling.models.describe import NestedSystem, describe
+from nestling.models.lm import LM
+
+__all__ = ["LM", "Config", "NestedSystem", "describe"]

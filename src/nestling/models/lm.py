@@ -1,0 +1,144 @@
+"""A causal language model: embedding, blocks, head; state in, state out."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nestling.errors import NestlingError
+from nestling.models.config import Config
+from nestling.nn import Block, MemoryLayer, Mixer, RMSNorm, SelfModifying, State
+from nestling.ops import Marks
+
+
+class LM(nn.Module):
+    """tokens (B, T) -> logits (B, T, V), and the state to go on from.
+
+    The state is a tuple, one entry a block. Any split of a stream into calls gives the same logits and the same state.
+
+    >>> import nestling
+    >>> model = nestling.build("titans_lmm", dim=32, layers=1, heads=2)
+    >>> logits, state = model(torch.tensor([[1, 2, 3]]))
+    >>> logits, state = model(torch.tensor([[4]]), state)
+    >>> logits.shape
+    torch.Size([1, 1, 256])
+    """
+
+    def __init__(self, config: Config, blocks: Sequence[Block]) -> None:
+        """``blocks`` as the recipe wires them."""
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = RMSNorm(config.dim)
+        self.head = None if config.tied else nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.apply(_initialise)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("out.weight", "down.weight")):
+                # Residual branches add up: 2 · layers of them keep unit variance.
+                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5 / (2 * config.layers) ** 0.5)
+
+    def initial_state(self, batch: int) -> State:
+        """The state before the first token; every leaf has ``batch`` as its first dimension."""
+        return tuple(self._block(i).initial_state(batch) for i in range(len(self.blocks)))
+
+    def forward(
+        self, tokens: Tensor, state: State | None = None, valid: Tensor | None = None, starts: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Logits after each token.
+
+        ``tokens`` (B, T) int64. ``valid`` (B, T) bool: False for padding, anywhere; it changes nothing (its logits are zero).
+        ``starts`` (B, T) bool: True where a document begins; nothing from before reaches it.
+        """
+        self._check(tokens, state, valid, starts)
+        if valid is not None and bool(valid.all()):
+            valid = None
+        order = None
+        if valid is not None:
+            # Padding to the right end, the order of the tokens kept: layers need to know only where a row ends.
+            order = torch.sort(valid.logical_not().long(), dim=1, stable=True).indices
+            tokens, valid, starts = _reorder(tokens, valid, starts, order)
+        x = self.embedding(tokens)
+        after = []
+        marks = Marks(valid, starts)
+        for i in range(len(self.blocks)):
+            x, new = self._block(i)(x, None if state is None else state[i], marks)
+            after.append(new)
+        x = self.norm(x)
+        logits = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
+        if order is not None and valid is not None:
+            logits = torch.where(valid[..., None], logits, torch.zeros_like(logits))
+            logits = torch.zeros_like(logits).scatter(1, order[..., None].expand_as(logits), logits)
+        return logits, tuple(after)
+
+    def frozen(self) -> LM:
+        """The same model with its memories shut: it shares all parameters, and what it reads leaves no trace in a memory."""
+        shared = {id(parameter): parameter for parameter in self.parameters()}
+        twin = copy.deepcopy(self, shared)
+        for module in twin.modules():
+            if isinstance(module, MemoryLayer | SelfModifying):
+                module.frozen()
+        return twin
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """JSON values from which ``models.from_spec`` builds the same model: its configuration by source."""
+        return {"recipe": self.config.recipe, "config": repr(self.config)}
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the configuration and of every parameter's name, shape and type: states belong to one fingerprint."""
+        shapes = [(name, list(p.shape), str(p.dtype)) for name, p in self.named_parameters()]
+        return hashlib.sha256(json.dumps([self.spec, shapes]).encode()).hexdigest()
+
+    def _block(self, index: int) -> Mixer:
+        block = self.blocks[index]
+        assert isinstance(block, Mixer)
+        return block
+
+    def _check(self, tokens: Tensor, state: State | None, valid: Tensor | None, starts: Tensor | None) -> None:
+        if tokens.dim() != 2 or tokens.dtype not in (torch.int64, torch.int32) or tokens.shape[1] == 0:
+            raise NestlingError(
+                f"a model reads tokens (B, T) of type int64 with T ≥ 1, got {tuple(tokens.shape)} of {tokens.dtype}."
+            )
+        for name, marks in (("valid", valid), ("starts", starts)):
+            if marks is not None and (marks.shape != tokens.shape or marks.dtype != torch.bool):
+                raise NestlingError(
+                    f"{name} must be bool of the shape of tokens {tuple(tokens.shape)}, got {tuple(marks.shape)} {marks.dtype}."
+                )
+        if state is not None and len(state) != len(self.blocks):
+            raise NestlingError(f"the state is of a model of {len(state)} blocks, this one has {len(self.blocks)}.")
+        # On other devices the check would wait for the device at every call.
+        if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
+            low, high = int(tokens.min()), int(tokens.max())
+            if low < 0 or high >= self.config.vocab_size:
+                raise NestlingError(
+                    f"token {high if high >= self.config.vocab_size else low} is outside the model's vocabulary of "
+                    f"{self.config.vocab_size}. Use the tokenizer that the model was trained with."
+                )
+
+
+def _reorder(
+    tokens: Tensor, valid: Tensor, starts: Tensor | None, order: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    if starts is None:
+        return tokens.gather(1, order), valid.gather(1, order), None
+    # A document that begins with padding begins at its first token: its number says so, not its mark.
+    number = starts.long().cumsum(1).gather(1, order)
+    moved = torch.cat((number[:, :1] > 0, number[:, 1:] > number[:, :-1]), 1)
+    return tokens.gather(1, order), valid.gather(1, order), moved & valid.gather(1, order)
+
+
+def _initialise(module: nn.Module) -> None:
+    match module:
+        case nn.Linear(bias=None):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        case nn.Embedding():
+            nn.init.normal_(module.weight, std=0.02)

@@ -1,0 +1,32 @@
+"""Layers: ``(x, state) -> (y, state)``."""
+
+from nestling.nn.attention import Attention
+from nestling.nn.block import Block
+from nestling.nn.cms import CMS
+from nestling.nn.conv import ShortConv
+from nestling.nn.memory import MemoryLayer
+from nestling.nn.mixer import LevelRow, Mixer, State
+from nestling.nn.mlp import SwiGLU
+from nestling.nn.norm import RMSNorm, unit
+from nestling.nn.project import GateProjection, GateRange
+from nestling.nn.rope import rotate
+from nestling.nn.self_modifying import SelfModifying, SelfRange
+
+__all__ = [
+    "CMS",
+    "Attention",
+    "Block",
+    "GateProjection",
+    "GateRange",
+    "LevelRow",
+    "MemoryLayer",
+    "Mixer",
+    "RMSNorm",
+    "SelfModifying",
+    "SelfRange",
+    "ShortConv",
+    "State",
+    "SwiGLU",
+    "rotate",
+    "unit",
+]

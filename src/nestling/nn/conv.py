@@ -1,0 +1,61 @@
+"""Short causal convolution: how a token sees its few predecessors before it becomes a key, a value or a query."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nestling.nn.mixer import UNMARKED, Mixer
+from nestling.ops import Marks
+
+
+class ShortConv(Mixer):
+    """yₜ = Σⱼ wⱼ ⊙ xₜ₋ⱼ, j < ``size``: depthwise, causal, within a document (Titans §4.4, size 4).
+
+    The state is the last ``size`` - 1 inputs, (B, size - 1, dim).
+
+    >>> y, state = ShortConv(8)(torch.randn(2, 5, 8))
+    >>> y.shape, state.shape
+    (torch.Size([2, 5, 8]), torch.Size([2, 3, 8]))
+    """
+
+    def __init__(self, dim: int, size: int = 4) -> None:
+        """``dim``: channels; ``size``: taps, the token itself included."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(size, dim) * size**-0.5)
+
+    def initial_state(self, batch: int) -> Tensor:
+        """Zeros: nothing came before."""
+        return self.weight.new_zeros(batch, self.weight.shape[0] - 1, self.weight.shape[1])
+
+    def forward(self, x: Tensor, state: Tensor | None = None, marks: Marks = UNMARKED) -> tuple[Tensor, Tensor]:
+        """(B, T, dim) -> (B, T, dim)"""
+        rows, length, _ = x.shape
+        past = self.initial_state(rows).to(x.dtype) if state is None else state.to(x.dtype)
+        reach = past.shape[1]
+        seen = torch.cat((past, x), 1)
+        document = None
+        if marks.starts is not None:
+            document = torch.cat((marks.starts.new_zeros(rows, reach), marks.starts), 1).long().cumsum(1)
+        y = x * self.weight[0].to(x.dtype)
+        for j in range(1, reach + 1):
+            earlier = seen[:, reach - j : reach - j + length]
+            if document is not None:
+                same = document[:, reach - j : reach - j + length] == document[:, reach:]
+                earlier = earlier * same[..., None]
+            y = y + earlier * self.weight[j].to(x.dtype)
+        return y, self._last(seen, document, marks, length)
+
+    def _last(self, seen: Tensor, document: Tensor | None, marks: Marks, length: int) -> Tensor:
+        """The inputs that the next token still sees, in the type of the weights."""
+        reach = seen.shape[1] - length
+        if marks.valid is None:
+            kept = seen[:, length:]
+            past = None if document is None else document[:, length:]
+        else:
+            index = marks.valid.sum(1, keepdim=True) + torch.arange(reach, device=seen.device)
+            kept = seen.gather(1, index[..., None].expand(-1, -1, seen.shape[2]))
+            past = None if document is None else document.gather(1, index)
+        if past is not None and document is not None:
+            kept = kept * (past == document[:, -1:])[..., None]
+        return kept.to(self.weight.dtype)

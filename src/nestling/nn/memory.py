@@ -1,0 +1,117 @@
+"""A memory as a sequence layer: Titans' neural long-term memory, and any other ``Memory`` value in its place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nestling.core import Memory, MemoryState
+from nestling.nn.conv import ShortConv
+from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
+from nestling.nn.norm import RMSNorm, unit
+from nestling.nn.project import GateProjection, GateRange
+from nestling.ops import Marks, Path, begin, scan
+from nestling.tree import map as tree_map
+from nestling.tree import nbytes, state
+
+
+@state
+class MemoryLayerState:
+    """The inputs that the convolution still sees, and the memory of each head."""
+
+    conv: Tensor
+    memory: MemoryState
+
+
+class MemoryLayer(Mixer):
+    """x → q, k, v → short convolution → SiLU → ‖q‖ = ‖k‖ = 1 → memory → norm and gate → out (Titans §4.4).
+
+    Each head of each sequence has a memory of its own, which starts at the layer's learnt initial weights and is written and
+    read once per token (Titans eqs 11-15). The outer loop learns those initial weights through the writes.
+
+    >>> from nestling.core import MLP
+    >>> layer = MemoryLayer(32, heads=2, memory=Memory(MLP(), period=16))
+    >>> y, state = layer(torch.randn(3, 20, 32))
+    >>> y.shape, state.memory.dual["w1"].shape
+    (torch.Size([3, 20, 32]), torch.Size([3, 2, 64, 16]))
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        memory: Memory,
+        *,
+        conv: int = 4,
+        gates: GateRange = GateRange(),
+        path: Path = "auto",
+    ) -> None:
+        """``dim``: channels, ``heads`` memories of width dim / heads; ``conv``: taps; ``path``: see ``ops.scan``."""
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"a memory layer needs dim divisible by heads, got dim={dim}, heads={heads}.")
+        self.heads, self.memory, self.path = heads, memory, path
+        width = dim // heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.conv = ShortConv(3 * dim, conv)
+        self.gates = GateProjection(dim, heads, tuple(memory.architecture.shapes(width, width)), gates)
+        each = [memory.architecture.init(width, width) for _ in range(heads)]
+        self.initial = nn.ParameterDict({n: nn.Parameter(torch.stack([w[n] for w in each])) for n in each[0]})
+        self.norm = RMSNorm(width)
+        self.gate = nn.Linear(dim, dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights at which every memory starts, (H, out, in), in the set that the retention allows."""
+        return {name: self.memory.retention.primal(weight) for name, weight in self.initial.items()}
+
+    def initial_state(self, batch: int) -> MemoryLayerState:
+        """Empty convolution, initial memories."""
+        started = begin(self.memory, self.weights(), batch)
+        return MemoryLayerState(self.conv.initial_state(batch), tree_map(lambda leaf: leaf.contiguous(), started))
+
+    def forward(
+        self, x: Tensor, state: MemoryLayerState | None = None, marks: Marks = UNMARKED
+    ) -> tuple[Tensor, MemoryLayerState]:
+        """(B, T, dim) -> (B, T, dim)"""
+        projected, conv = self.conv(self.qkv(x), None if state is None else state.conv, marks)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in F.silu(projected).chunk(3, -1))
+        weights = self.weights()
+        y, memory = scan(
+            self.memory,
+            weights if state is None else state.memory,
+            unit(q),
+            unit(k),
+            v,
+            self.gates(x),
+            initial=weights,
+            marks=marks,
+            path=self.path,
+        )
+        y = self.norm(y).transpose(1, 2).flatten(-2)
+        return self.out(y * F.silu(self.gate(x))), MemoryLayerState(conv, memory)
+
+    def frozen(self) -> None:
+        """From now on nothing that is written takes effect: the memory never commits, and its initial weights are read."""
+        self.memory = replace(self.memory, period=float("inf"), read_at="commit")
+
+    def levels(self) -> list[LevelRow]:
+        """One: the fast weights (and their momentum)."""
+        with torch.device("meta"):
+            started = self.initial_state(1)
+        return [
+            LevelRow(
+                name="memory",
+                period=self.memory.period,
+                unit="token",
+                context="keys and values of tokens",
+                objective=repr(self.memory.objective),
+                rule=f"{self.memory.retention!r}, {self.memory.rule!r}",
+                parameters=sum(weight.numel() for weight in self.initial.values()),
+                state_bytes=nbytes(started),
+                transfer="initialisation (meta-learnt through the writes)",
+            )
+        ]

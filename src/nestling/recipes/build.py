@@ -1,0 +1,90 @@
+"""Models by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from nestling.core import Memory, parse, values
+from nestling.errors import NestlingError
+from nestling.models import LM, Config
+from nestling.nn import GateRange, SelfRange
+from nestling.recipes.hope import Hope, hope
+from nestling.recipes.sizes import SIZES
+from nestling.recipes.titans import TitansLMM, titans_lmm
+from nestling.recipes.transformer import Transformer, transformer
+
+RECIPES: dict[str, tuple[type[Config], Callable[[Any], LM]]] = {
+    "transformer": (Transformer, transformer),
+    "titans_lmm": (TitansLMM, titans_lmm),
+    "hope": (Hope, hope),
+}
+
+
+def recipes() -> list[str]:
+    """The names that ``build`` knows.
+
+    >>> recipes()
+    ['transformer', 'titans_lmm', 'hope']
+    """
+    return list(RECIPES)
+
+
+def configure(recipe: str, size: str = "tiny", vocab_size: int = 256, **changes: Any) -> Config:
+    """The configuration that ``build`` would build from.
+
+    >>> configure("transformer", dim=64).dim
+    64
+    """
+    if recipe not in RECIPES:
+        raise NestlingError(f"unknown recipe {recipe!r}: use one of {', '.join(RECIPES)}.")
+    if size not in SIZES:
+        raise NestlingError(f"unknown size {size!r}: use one of {', '.join(SIZES)}, and changes such as dim=96.")
+    if vocab_size < 1:
+        raise NestlingError(f"vocab_size must be at least 1, got {vocab_size}.")
+    kind, _ = RECIPES[recipe]
+    known = {field.name for field in fields(kind)}
+    unknown = sorted(set(changes) - known)
+    if unknown:
+        offer = ", ".join(sorted(known - {"recipe", "size", "vocab_size"}))
+        raise NestlingError(f"{recipe} has no field {unknown[0]!r}: use one of {offer}.")
+    preset = {name: value for name, value in vars(SIZES[size]).items() if name in known}
+    return kind(recipe=recipe, size=size, vocab_size=vocab_size, **{**preset, **changes})
+
+
+def build(recipe: str, size: str = "tiny", vocab_size: int = 256, **changes: Any) -> LM:
+    """Build a model: ``recipe`` (see ``recipes()``) at ``size``, with ``changes`` to the fields of its configuration.
+
+    Parameters are drawn from torch's global random state.
+
+    >>> model = build("hope", dim=32, layers=1, heads=2)
+    >>> model.config.dim, sum(p.numel() for p in model.parameters()) > 0
+    (32, True)
+    """
+    return from_config(configure(recipe, size, vocab_size, **changes))
+
+
+def from_config(config: Config) -> LM:
+    """The model of a configuration."""
+    try:
+        return RECIPES[config.recipe][1](config)
+    except ValueError as error:
+        raise NestlingError(str(error)) from None
+
+
+def from_spec(spec: dict[str, Any]) -> LM:
+    """The model of ``LM.spec``, with fresh parameters.
+
+    >>> model = build("titans_lmm", dim=32, layers=1, heads=2)
+    >>> from_spec(model.spec).config == model.config
+    True
+    """
+    names = {**values(), **{kind.__name__: kind for kind, _ in RECIPES.values()}}
+    config = parse(spec["config"], {**names, "GateRange": GateRange, "SelfRange": SelfRange})
+    return from_config(config)
+
+
+def parse_memory(text: str) -> Memory:
+    """A memory from its source, for the command line."""
+    return parse(text, values())
