@@ -17,6 +17,7 @@ class GELU:
     """σ(x) = x Φ(x), with the exact (erf) Φ."""
 
     def __call__(self, x: Tensor) -> Tensor:
+        """x Φ(x)"""
         return F.gelu(x)
 
 
@@ -25,6 +26,7 @@ class SiLU:
     """σ(x) = x sigmoid(x)."""
 
     def __call__(self, x: Tensor) -> Tensor:
+        """x sigmoid(x)"""
         return F.silu(x)
 
 
@@ -161,7 +163,7 @@ class Residual(Architecture):
         return self.inner.shapes(keys, values)
 
     def __call__(self, apply: Apply, key: Tensor) -> Tensor:
-        """k + inner(k)"""
+        """K + inner(k)"""
         return key + self.inner(apply, key)
 
 

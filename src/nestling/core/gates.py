@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TypeAlias
-
-from torch import Tensor
+from typing import Any, TypeAlias
 
 from nestling.tree import state
 
-Gate: TypeAlias = Tensor | float | Mapping[str, Tensor]
+Gate: TypeAlias = Any
+"""Tensor | float | Mapping[str, Tensor]: which of them depends on where in a scan the gate is."""
 
 
 @state
@@ -26,9 +25,9 @@ class Gates:
     threshold  -       δ     -       -
     ========== ======= ===== ======= ==========
 
-    Each gate is one number for all weights of the memory, or a mapping from the names of the weights to numbers
-    (Titans' gates per memory layer); the threshold belongs to the objective and is one number. Absent gates are neutral: unit rate, nothing forgotten, no momentum, no threshold.
-    In ``ops.scan`` every number is a tensor that broadcasts to (B, H, T).
+    Each gate is one number for all weights of the memory, or a mapping from the names of the weights to numbers (Titans'
+    gates per memory layer); the threshold belongs to the objective and is one number. Absent gates are neutral: unit rate,
+    nothing forgotten, no momentum, no threshold. In ``ops.scan`` every number is a tensor that broadcasts to (B, H, T).
 
     >>> Gates(lr=0.1).of("w1")
     Gates(lr=0.1, retain=1.0, momentum=0.0, threshold=inf)
@@ -37,7 +36,7 @@ class Gates:
     lr: Gate = 1.0
     retain: Gate = 1.0
     momentum: Gate = 0.0
-    threshold: Tensor | float = math.inf
+    threshold: Gate = math.inf
 
     def of(self, name: str) -> Gates:
         """The gates of one weight."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -88,7 +88,7 @@ class Memory:
         return MemoryState(dual, dict(weights), {name: self.rule.init(weight) for name, weight in dual.items()}, phase)
 
     def read(self, state: MemoryState, query: Tensor) -> Tensor:
-        """y = M(W, q): ``query`` (keys,) -> (values,). Changes nothing."""
+        """Y = M(W, q): ``query`` (keys,) -> (values,). Changes nothing."""
         weights = state.anchor if self.read_at == "commit" else self.primal(state.dual)
         return self.architecture(linear(weights), query)
 
@@ -140,6 +140,8 @@ def surprise(
         each = objective(architecture(tape(weights, nudges, inputs), key), value, threshold)
         return each.sum(), (each, inputs)
 
-    _, pullback, (each, inputs) = torch.func.vjp(loss, nudges, has_aux=True)
-    (cotangents,) = pullback(torch.ones_like(each.sum()))
+    # torch declares vjp as a pair; with has_aux it is a triple.
+    pulled: Any = torch.func.vjp(loss, nudges, has_aux=True)
+    total, pullback, (each, inputs) = pulled
+    (cotangents,) = pullback(torch.ones_like(total))
     return Surprise(each, cotangents, inputs)

@@ -83,11 +83,11 @@ class KL(Retention):
     scale: float = 1.0
 
     def dual(self, weight: Tensor) -> Tensor:
-        """log W; W must be positive."""
+        """Log W; W must be positive."""
         return torch.log(weight.clamp_min(torch.finfo(weight.dtype).tiny) / self.scale)
 
     def primal(self, dual: Tensor) -> Tensor:
-        """c softmax(A)"""
+        """C softmax(A)"""
         return self.scale * torch.softmax(dual, -1)
 
 

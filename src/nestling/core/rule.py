@@ -74,7 +74,7 @@ class Scale(Rule):
     factor: float
 
     def update(self, signal: Tensor, state: RuleState, gates: Gates) -> tuple[Tensor, RuleState]:
-        """c g"""
+        """C g"""
         return self.factor * signal, state
 
 
@@ -89,7 +89,7 @@ class Clip(Rule):
     norm: float
 
     def update(self, signal: Tensor, state: RuleState, gates: Gates) -> tuple[Tensor, RuleState]:
-        """g min(1, c/‖g‖)"""
+        """G min(1, c/‖g‖)"""
         floor = torch.finfo(signal.dtype).tiny
         length = (signal.square().sum((-2, -1), keepdim=True) + floor).sqrt()
         return signal * (self.norm / length).clamp(max=1.0), state
@@ -136,7 +136,7 @@ class Adaptive(Rule):
         return torch.zeros_like(weight), torch.zeros((), dtype=weight.dtype, device=weight.device)
 
     def update(self, signal: Tensor, state: RuleState, gates: Gates) -> tuple[Tensor, RuleState]:
-        """g / (√v̂ + ε)"""
+        """G / (√v̂ + ε)"""
         second, count = state
         second, count = self.b2 * second + (1 - self.b2) * signal.square(), count + 1
         corrected = second / (1 - self.b2**count)

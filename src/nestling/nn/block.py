@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer, State
 from nestling.nn.norm import RMSNorm

@@ -27,7 +27,7 @@ class RMSNorm(nn.Module):
 
 
 def unit(x: Tensor, eps: float = 1e-6) -> Tensor:
-    """x / ‖x‖₂ over the last axis, smooth at zero: x / √(‖x‖² + ε²).
+    """X / ‖x‖₂ over the last axis, smooth at zero: x / √(‖x‖² + ε²).
 
     >>> unit(torch.tensor([3.0, 4.0]))
     tensor([0.6000, 0.8000])

@@ -76,7 +76,7 @@ def rule_state(memory: Memory, weights: Weights, trace: Weights) -> dict[str, An
         case Chain((Momentum(), Descend())):
             return {name: (held, ()) for name, held in trace.items()}
         case _:
-            return {name: () for name in weights}
+            return dict.fromkeys(weights, ())
 
 
 @dataclass(frozen=True)
@@ -158,5 +158,7 @@ def _folded(dual: Tensor, trace: Tensor | None, write: _Write) -> Tensor:
 def _carried(trace: Tensor, write: _Write) -> Tensor:
     """S_C"""
     table = write.table
-    assert table.trace_start is not None and table.trace_writes is not None  # only rules with momentum have traces
+    # Only rules with momentum have traces, and their tables have these.
+    assert table.trace_start is not None
+    assert table.trace_writes is not None
     return table.trace_start[..., None, None] * trace + (table.trace_writes[..., None] * write.pairs).mT @ write.inputs

@@ -82,7 +82,7 @@ def drive(
         if begins is not None:
             carry = tree.where(begins, origin, carry)
         written = filled.sum(-1)
-        before = tuple(_commit(m, *held, written) for m, held in zip(memories, carry, strict=True))
+        before = tuple(_commit(m, held, phase, written) for m, (held, phase) in zip(memories, carry, strict=True))
         y, after = work(tuple(held for held, _ in before), now, filled)
         return y, _carry(after, before, written)
 

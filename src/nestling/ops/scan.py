@@ -112,7 +112,8 @@ def _spread(gates: Gates, shape: torch.Size, dtype: torch.dtype, device: torch.d
 
 def _eager(memory: Memory) -> Any:
     def run(before: tuple[BlockState, ...], args: Any, filled: Tensor | None) -> Any:
-        y, dual, trace = block(memory, before[0], Tokens(*args, filled))
+        q, k, v, gates = args
+        y, dual, trace = block(memory, before[0], Tokens(q, k, v, gates, filled))
         return y, ((dual, trace),)
 
     return run
