@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
+import pytest
+
 from tests.house.sources import Function, Source, sources
 
 FILE_LINES = 400
@@ -75,20 +77,10 @@ def is_private(name: str) -> bool:
     return any(part.startswith("_") for part in name.split("."))
 
 
-def test_files_are_short() -> None:
-    assert not long_files(sources())
-
-
-def test_functions_are_short() -> None:
-    assert not long_functions(sources())
-
-
-def test_signatures_are_narrow() -> None:
-    assert not wide_functions(sources())
-
-
-def test_public_things_say_what_they_are() -> None:
-    assert not undocumented(sources())
+@pytest.mark.parametrize("budget", [long_files, long_functions, wide_functions, undocumented])
+def test_the_package_keeps_the_budget(budget) -> None:
+    found = budget(sources())
+    assert not found, "\n".join(found)
 
 
 def test_flags_are_rare() -> None:

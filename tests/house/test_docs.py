@@ -17,7 +17,9 @@ LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)\s#]+)")
 TARGET = re.compile(r"^([a-z]+):", re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if FENCE.search(page.read_text("utf-8"))], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if FENCE.search(page.read_text("utf-8"))], ids=lambda page: page.name
+)
 def test_python_on_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks marked ``python``, from top to bottom, in one namespace."""
     monkeypatch.chdir(tmp_path)

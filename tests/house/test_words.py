@@ -32,13 +32,22 @@ def offences(name: str, text: str, here: Path = ROOT) -> list[str]:
 
 def test_no_file_says_what_it_must_not() -> None:
     named = [(path.relative_to(ROOT).as_posix(), path) for path in files()]
-    found = [offence for name, path in named if name not in EXEMPT for offence in offences(name, path.read_text("utf-8"))]
+    found = [
+        offence for name, path in named if name not in EXEMPT for offence in offences(name, path.read_text("utf-8"))
+    ]
     assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["see /home/ada/notes", "'/opt/wheels'", r"C:\Users\ada", "pip --extra-index" + "-url x", "# TO" + "DO later", "<" * 7 + " HEAD"],
+    [
+        "see /home/ada/notes",
+        "'/opt/wheels'",
+        r"C:\Users\ada",
+        "pip --extra-index" + "-url x",
+        "# TO" + "DO later",
+        "<" * 7 + " HEAD",
+    ],
 )
 def test_offences_are_seen(text: str) -> None:
     assert offences("sample", text)
