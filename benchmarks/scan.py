@@ -1,0 +1,171 @@
+"""A Titans memory layer: reference, chunk and compiled path beside the PyPI package titans-pytorch, in one run.
+
+    python -m benchmarks.scan --peer-python PATH        all (about 40 minutes on two cores)
+    python -m benchmarks.scan --quick                   a few minutes, short sequences, without what is slow
+
+The peer lives in an environment of its own (``pip install -c constraints.txt torch titans-pytorch==0.5.5``); without
+``--peer-python`` its column stays empty. Every case runs in a process of its own, after parity with the reference passed there.
+Writes ``benchmarks/results/scan-<machine>-<date>.md`` and the raw figures beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+ROOT = Path(__file__).parent.parent
+OURS = ("reference", "chunk", "compiled")
+PEER = "titans-pytorch"
+
+
+def cases(quick: bool) -> list[dict[str, Any]]:
+    """Everything that is measured, short sequences first, so that what grows too slow is known before it is started."""
+    lengths = [1024, 4096] if quick else [1024, 4096, 16384, 32768]
+    fixed = {"dim": 384, "threads": os.cpu_count(), "seed": 0, "limit_gib": 20}
+    listed = [
+        {**fixed, "kind": "training", "implementation": name, "heads": heads, "chunk": chunk, "backward": backward}
+        | {"length": length, "repeats": 5, "budget": 15 if quick else 30}
+        for length in lengths
+        for heads in (1, 4)
+        for chunk in (16, 64)
+        for backward in (False, True)
+        for name in (*OURS, PEER)
+        if name != "reference" or (length == 1024 and not quick)
+    ]
+    streams = [
+        {**fixed, "kind": "streaming", "implementation": "chunk", "heads": heads, "chunk": 16, "piece": piece}
+        | {"length": length // (10 if quick else 1)}
+        for heads in (1, 4)
+        for piece, length in ((512, 131_072), (1, 20_000))
+    ]
+    return listed + streams
+
+
+def run(case: dict[str, Any], peer: str | None, timeout: float) -> dict[str, Any]:
+    """One case in its own process."""
+    python = sys.executable
+    if case["implementation"] == PEER:
+        if peer is None:
+            return {"error": "no peer"}
+        python = peer
+    command = [python, "-m", "benchmarks.worker", json.dumps(case)]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        return {"error": f"over {timeout:.0f} s"}
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if lines:
+        return dict(json.loads(lines[-1]))
+    return {"error": "out of memory" if done.returncode < 0 else done.stderr.strip().splitlines()[-1][:80]}
+
+
+def hopeless(case: dict[str, Any], results: list[dict[str, Any]], timeout: float) -> str | None:
+    """Would this length take too long, judging by a shorter one of the same kind?"""
+    for before in results:
+        same = all(before.get(key) == case.get(key) for key in ("kind", "implementation", "heads", "chunk", "backward"))
+        if not same or before["length"] >= case["length"]:
+            continue
+        if before.get("error", "no peer") != "no peer":
+            return str(before["error"])
+        if "seconds" in before and 2.2 * before["seconds"][0] * case["length"] / before["length"] > timeout:
+            return f"over {timeout:.0f} s"
+    return None
+
+
+def markdown(results: list[dict[str, Any]], header: str) -> str:
+    """The tables, and the ratios to the peer."""
+    lines = [header, "", "## Whole sequences", ""]
+    lines += [
+        "| heads | chunk | T | pass | reference | chunk | compiled | titans-pytorch | chunk / peer | compiled / peer |"
+    ]
+    lines += ["|" + "---|" * 10]
+    rows: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    for result in (r for r in results if r["kind"] == "training"):
+        key = (result["heads"], result["chunk"], result["length"], "fwd+bwd" if result["backward"] else "fwd")
+        rows.setdefault(key, {})[result["implementation"]] = result
+    for key, row in sorted(rows.items()):
+        cells = [_cell(row.get(name)) for name in (*OURS, PEER)]
+        ratios = [_ratio(row.get(name), row.get(PEER)) for name in ("chunk", "compiled")]
+        lines.append("| " + " | ".join([*(f"{k:,}" if isinstance(k, int) else k for k in key), *cells, *ratios]) + " |")
+    lines += ["", "Tokens per second (median; ± half the spread in percent), and peak memory beyond the inputs.", ""]
+    lines += [
+        "## Streams, state carried",
+        "",
+        "| heads | chunk | tokens a call | tokens | µs a token, first tenth | last tenth | ratio | growth |",
+    ]
+    lines += ["|" + "---|" * 8]
+    for r in (r for r in results if r["kind"] == "streaming" and "seconds" in r):
+        first, last = (1e6 * r["seconds"][i] / r["tokens"] for i in (0, -1))
+        shape = f"| {r['heads']} | {r['chunk']} | {r['piece']} | {r['length']:,} "
+        lines.append(f"{shape}| {first:,.0f} | {last:,.0f} | {last / first:.2f} | {r['peak_mib']:,.0f} MiB |")
+    worst = max((r["parity"] for r in results if r.get("parity") is not None), default=float("nan"))
+    lines += ["", f"Parity with the reference before each timing: relative difference at most {worst:.1e} (float32)."]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(result: dict[str, Any] | None) -> str:
+    if result is None:
+        return ""
+    if "seconds" not in result:
+        return str(result["error"])
+    middle = statistics.median(result["seconds"])
+    spread = 50 * (max(result["seconds"]) - min(result["seconds"])) / middle
+    return f"{result['tokens_per_second']:,.0f} ± {spread:.0f}%, {result['peak_mib']:,.0f} MiB"
+
+
+def _ratio(ours: dict[str, Any] | None, peer: dict[str, Any] | None) -> str:
+    if not ours or not peer or "seconds" not in ours or "seconds" not in peer:
+        return ""
+    return f"{ours['tokens_per_second'] / peer['tokens_per_second']:.1f}"
+
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", help="an interpreter that has titans-pytorch 0.5.5")
+    parser.add_argument("--quick", action="store_true", help="short sequences only")
+    parser.add_argument("--timeout", type=float, default=150, help="seconds a case may take")
+    options = parser.parse_args()
+    results: list[dict[str, Any]] = []
+    listed = cases(options.quick)
+    with Progress() as progress:
+        task = progress.add_task("measuring", total=len(listed))
+        for case in listed:
+            reason = hopeless(case, results, options.timeout)
+            result = {"error": reason} if reason else run(case, options.peer_python, options.timeout)
+            results.append({**case, **result})
+            progress.advance(task)
+    machine = f"{os.cpu_count()}-core-{platform.machine()}"
+    today = datetime.date.today().isoformat()
+    command = "python -m benchmarks.scan" + (" --quick" if options.quick else "") + " --peer-python PATH"
+    header = (
+        f"# Memory layer: paths side by side ({machine}, {today})\n\n`{command}`, seed 0, batch 1, dim 384, float32, "
+        f"{os.cpu_count()} threads, {_torch()}. Titans LMM: 2-layer ×4 memory with residual and layer norm, momentum and forgetting. "
+        "Ours: gates, momentum and reads per token. titans-pytorch 0.5.5: same memory, `batch_size=chunk_size`, gates per chunk."
+    )
+    text = markdown(results, header)
+    base = ROOT / "benchmarks" / "results" / f"scan-{machine}-{today}{'-quick' if options.quick else ''}"
+    base.with_suffix(".md").write_text(text)
+    base.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    print(text)
+    return 0
+
+
+def _torch() -> str:
+    import torch
+
+    return f"torch {torch.__version__}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
