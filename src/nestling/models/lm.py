@@ -65,6 +65,8 @@ class LM(nn.Module):
             # Padding to the right end, the order of the tokens kept: layers need to know only where a row ends.
             order = torch.sort(valid.logical_not().long(), dim=1, stable=True).indices
             tokens, valid, starts = _reorder(tokens, valid, starts, order)
+        if starts is not None and state is None:
+            starts = _inner(starts)
         x = self.embedding(tokens)
         after = []
         marks = Marks(valid, starts)
@@ -130,10 +132,17 @@ def _reorder(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     if starts is None:
         return tokens.gather(1, order), valid.gather(1, order), None
-    # A document that begins with padding begins at its first token: its number says so, not its mark.
-    number = starts.long().cumsum(1).gather(1, order)
+    # A document that begins with padding begins at its first token: its number says so, not its mark. One that is padding to
+    # the end of the row begins there: what follows in the next call belongs to it.
+    number = starts.long().cumsum(1).gather(1, order).cummax(1).values
     moved = torch.cat((number[:, :1] > 0, number[:, 1:] > number[:, :-1]), 1)
-    return tokens.gather(1, order), valid.gather(1, order), moved & valid.gather(1, order)
+    return tokens.gather(1, order), valid.gather(1, order), moved
+
+
+def _inner(starts: Tensor) -> Tensor | None:
+    """Documents that begin after the first token: where nothing came before, the first begins anyway."""
+    inner = torch.cat((torch.zeros_like(starts[:, :1]), starts[:, 1:]), 1)
+    return inner if bool(inner.any()) else None
 
 
 def _initialise(module: nn.Module) -> None:

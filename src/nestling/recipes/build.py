@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from nestling.core import Memory, parse, values
+from nestling.core import parse, values
 from nestling.errors import NestlingError
 from nestling.models import LM, Config
 from nestling.nn import GateRange, SelfRange
@@ -32,7 +32,7 @@ def recipes() -> list[str]:
 
 
 def configure(recipe: str, size: str = "tiny", vocab_size: int = 256, **changes: Any) -> Config:
-    """The configuration that ``build`` would build from.
+    """The configuration that ``build`` would build from. A change may be a value or its source, as in ``"MLP(depth=3)"``.
 
     >>> configure("transformer", dim=64).dim
     64
@@ -49,6 +49,7 @@ def configure(recipe: str, size: str = "tiny", vocab_size: int = 256, **changes:
     if unknown:
         offer = ", ".join(sorted(known - {"recipe", "size", "vocab_size"}))
         raise NestlingError(f"{recipe} has no field {unknown[0]!r}: use one of {offer}.")
+    changes = {name: parse(value, _names()) if isinstance(value, str) else value for name, value in changes.items()}
     preset = {name: value for name, value in vars(SIZES[size]).items() if name in known}
     return kind(recipe=recipe, size=size, vocab_size=vocab_size, **{**preset, **changes})
 
@@ -80,11 +81,10 @@ def from_spec(spec: dict[str, Any]) -> LM:
     >>> from_spec(model.spec).config == model.config
     True
     """
-    names = {**values(), **{kind.__name__: kind for kind, _ in RECIPES.values()}}
-    config = parse(spec["config"], {**names, "GateRange": GateRange, "SelfRange": SelfRange})
-    return from_config(config)
+    return from_config(parse(spec["config"], _names()))
 
 
-def parse_memory(text: str) -> Memory:
-    """A memory from its source, for the command line."""
-    return parse(text, values())
+def _names() -> dict[str, Any]:
+    """What the source of a configuration may name."""
+    kinds = {kind.__name__: kind for kind, _ in RECIPES.values()}
+    return {**values(), **kinds, "GateRange": GateRange, "SelfRange": SelfRange}
