@@ -1,0 +1,151 @@
+"""What the laws are about: every layer and every recipe, small, in float64, behind one way of calling them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import nestling as nl
+import nestling.tree as tree
+from nestling.core import (
+    KL,
+    L2,
+    MLP,
+    Adaptive,
+    Chain,
+    Clip,
+    Decay,
+    Delta,
+    Descend,
+    DotProduct,
+    ElasticNet,
+    Every,
+    GatedDelta,
+    GatedMLP,
+    Hold,
+    Huber,
+    Level,
+    Lp,
+    Lq,
+    Matrix,
+    Memory,
+    Momentum,
+    NewtonSchulz,
+    Normed,
+    Residual,
+    Scale,
+    Sum,
+)
+from nestling.models import LM
+from nestling.nn import CMS, Attention, Block, MemoryLayer, Mixer, SelfModifying, ShortConv, SwiGLU
+from nestling.ops import Chunk, Marks, Reference
+from nestling.recipes import configure
+
+DIM, HEADS, WINDOW, VOCABULARY = 16, 2, 6, 50
+TITANS = Chain((Descend(), Momentum()))
+
+MEMORIES = {
+    "titans": Memory(Residual(Normed(MLP(2, 2))), L2(), Decay(), TITANS, 4),
+    "titans_commit": Memory(GatedMLP(2), L2(), Decay(), Chain((Momentum(0.5), Descend())), 3, "commit"),
+    "yaad": Memory(Residual(Normed(MLP(2, 2))), Huber(), Decay(), Descend(), 4),
+    "moneta": Memory(Residual(Normed(MLP(2, 2))), Lp(3.0), Lq(4.0), Descend(), 4),
+    "memora": Memory(Residual(Normed(MLP(2, 2))), L2(), KL(), Descend(), 1),
+    "elastic": Memory(Matrix(), L2(), ElasticNet(0.01), TITANS, 2),
+    "linear_attention": Memory(Matrix(), DotProduct()),
+    "delta": Memory(Matrix(), L2(), Delta(), Descend(), 4),
+    "gated_delta": Memory(Matrix(), L2(), GatedDelta()),
+    "muon": Memory(Matrix(), L2(), Decay(), Chain((Momentum(0.9), NewtonSchulz(3), Scale(0.1), Descend())), 3),
+    "adam": Memory(Matrix(), L2(), Decay(), Chain((Clip(1.0), Adaptive(0.9), Scale(0.1), Descend())), 2),
+    "two_speeds": Memory(Matrix(), L2(), Decay(), Sum((Every(3, Descend()), Hold(2, Descend()))), 5),
+}
+
+MIXERS: dict[str, Callable[[], Mixer]] = {
+    "attention": lambda: Attention(DIM, HEADS, WINDOW),
+    "conv": lambda: ShortConv(DIM),
+    "conv_of_one_tap": lambda: ShortConv(DIM, 1),
+    "swiglu": lambda: SwiGLU(DIM),
+    "cms": lambda: CMS(DIM, [Level("fast", 1), Level("middle", 4), Level("slow", 16)]),
+    "self_modifying": lambda: SelfModifying(DIM, HEADS, 4),
+    "self_modifying_recomputed": lambda: SelfModifying(DIM, HEADS, 4, path=Chunk(block=2, stride=2)),
+    "titans_by_reference": lambda: MemoryLayer(DIM, HEADS, MEMORIES["titans"], path=Reference()),
+    "block": lambda: Block(DIM, Attention(DIM, HEADS, WINDOW), MemoryLayer(DIM, HEADS, MEMORIES["delta"])),
+    **{name: lambda memory=memory: MemoryLayer(DIM, HEADS, memory) for name, memory in MEMORIES.items()},
+}
+
+RECIPES = nl.recipes()
+EVERYTHING = [*MIXERS, *RECIPES]
+
+
+def small(recipe: str, **changes: Any) -> dict[str, Any]:
+    """The fields of the recipe that make it small; a recipe that is added later comes under the laws by itself."""
+    known = {field.name for field in fields(configure(recipe))}
+    wanted = {"dim": 32, "layers": 2, "heads": 2, "window": 8, **changes}
+    return {name: value for name, value in wanted.items() if name in known}
+
+
+def build(name: str, seed: int = 0) -> nn.Module:
+    """A fresh one, in float64."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = nl.build(name, vocab_size=VOCABULARY, **small(name)) if name in RECIPES else MIXERS[name]()
+    return made.double()
+
+
+@cache
+def subject(name: str) -> nn.Module:
+    """One for all tests that change nothing in it."""
+    return build(name)
+
+
+@cache
+def model(name: str) -> LM:
+    """A language model: the recipe, or one block around the mixer."""
+    if name in RECIPES:
+        return build(name)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = nl.Config("one block", "small", VOCABULARY, DIM, 1, HEADS)
+        return LM(config, [Block(DIM, MIXERS[name](), SwiGLU(DIM))]).double()
+
+
+def draw(module: nn.Module, batch: int, length: int, seed: int = 0) -> Tensor:
+    """Tokens for a model, vectors for a mixer."""
+    generator = torch.Generator().manual_seed(seed)
+    if isinstance(module, LM):
+        return torch.randint(0, VOCABULARY, (batch, length), generator=generator)
+    return torch.randn(batch, length, DIM, generator=generator, dtype=torch.float64)
+
+
+def call(
+    module: nn.Module, x: Tensor, state: Any = None, valid: Tensor | None = None, starts: Tensor | None = None
+) -> tuple[Tensor, Any]:
+    """(outputs, state)"""
+    if isinstance(module, LM):
+        return module(x, state, valid, starts)
+    return module(x, state, Marks(valid, starts))
+
+
+def rows(state: Any, index: int | slice) -> Any:
+    """Some rows of a state."""
+    keep = slice(index, index + 1) if isinstance(index, int) else index
+    return tree.map(lambda leaf: leaf[keep], state)
+
+
+def assert_close(got: Any, expected: Any, tolerance: float = 1e-9) -> None:
+    """Relative to the largest entry of each tensor."""
+    for (path, a), b in zip(tree.items(tree.detach(got)), tree.leaves(tree.detach(expected)), strict=True):
+        assert a.shape == b.shape, path
+        scale = max(float(b.abs().max()), 1e-3) if b.numel() else 1.0
+        worst = float((a - b).abs().max()) if b.numel() else 0.0
+        assert worst <= tolerance * scale, f"{path}: {worst:.1e} apart, largest entry {scale:.1e}"
+
+
+def assert_equal(got: Any, expected: Any) -> None:
+    """Bit for bit."""
+    for (path, a), b in zip(tree.items(got), tree.leaves(expected), strict=True):
+        assert torch.equal(a, b), path
