@@ -215,5 +215,5 @@ def test_wrong_shapes_say_what_to_do(change, message):
 def test_documents_without_initial_weights_are_refused():
     memory = Memory(Matrix())
     weights, q, k, v, gates = tree.detach(draw(memory))
-    with pytest.raises(NestlingError, match="initial=weights"):
+    with pytest.raises(NestlingError, match="Resumed"):
         scan(memory, begin(memory, weights, 2), q, k, v, gates, marks=Marks(starts=torch.ones(2, 21, dtype=torch.bool)))

@@ -14,6 +14,8 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from nestling.errors import NestlingError
+
 Weights: TypeAlias = dict[str, Tensor]
 Apply: TypeAlias = Callable[[str, Tensor], Tensor]
 
@@ -32,7 +34,7 @@ def tape(weights: Mapping[str, Tensor], nudges: Mapping[str, Tensor], inputs: We
 
     def apply(name: str, x: Tensor) -> Tensor:
         if name in inputs:
-            raise ValueError(f"weight {name!r} is applied twice in one read; give each use its own weight.")
+            raise NestlingError(f"weight {name!r} is applied twice in one read; give each use its own weight.")
         inputs[name] = x
         return x @ weights[name].mT + nudges[name]
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from nestling.core.apply import Apply, Weights
+from nestling.errors import NestlingError
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class MLP(Architecture):
 
     def __post_init__(self) -> None:
         if self.depth < 1 or self.expand <= 0:
-            raise ValueError(
+            raise NestlingError(
                 f"a memory MLP needs depth ≥ 1 and expand > 0, got depth={self.depth}, expand={self.expand}."
             )
 
@@ -159,7 +160,7 @@ class Residual(Architecture):
     def shapes(self, keys: int, values: int) -> dict[str, tuple[int, int]]:
         """Those of the inner architecture."""
         if keys != values:
-            raise ValueError(f"a residual memory needs keys as wide as values, got {keys} and {values}.")
+            raise NestlingError(f"a residual memory needs keys as wide as values, got {keys} and {values}.")
         return self.inner.shapes(keys, values)
 
     def __call__(self, apply: Apply, key: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from nestling.core.rule import Descend, Rule
+from nestling.errors import NestlingError
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Level:
 
     def __post_init__(self) -> None:
         if self.period < 1:
-            raise ValueError(f"level {self.name!r}: period is a number of units ≥ 1 or inf, got {self.period}.")
+            raise NestlingError(f"level {self.name!r}: period is a number of units ≥ 1 or inf, got {self.period}.")
 
     @property
     def frequency(self) -> float:

@@ -14,6 +14,7 @@ from nestling.core.gates import Gates
 from nestling.core.objective import L2, Objective
 from nestling.core.retention import Decay, Retention
 from nestling.core.rule import Descend, Rule, RuleState
+from nestling.errors import NestlingError
 from nestling.tree import state
 
 
@@ -77,9 +78,9 @@ class Memory:
 
     def __post_init__(self) -> None:
         if self.period < 1 or (self.period != float("inf") and self.period != int(self.period)):
-            raise ValueError(f"period is a whole number of writes ≥ 1 or inf, got {self.period}.")
+            raise NestlingError(f"period is a whole number of writes ≥ 1 or inf, got {self.period}.")
         if self.read_at not in ("current", "commit"):
-            raise ValueError(f"read_at is 'current' or 'commit', got {self.read_at!r}.")
+            raise NestlingError(f"read_at is 'current' or 'commit', got {self.read_at!r}.")
 
     def init(self, weights: Weights) -> MemoryState:
         """The state of a memory that starts at ``weights``."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nestling.errors import NestlingError
+
 
 class Objective(ABC):
     """The inner loss of a memory."""
@@ -59,7 +61,7 @@ class Lp(Objective):
 
     def __post_init__(self) -> None:
         if self.p < 1:
-            raise ValueError(f"Lp needs p ≥ 1, got p={self.p}.")
+            raise NestlingError(f"Lp needs p ≥ 1, got p={self.p}.")
 
     def __call__(self, prediction: Tensor, value: Tensor, threshold: Tensor | float) -> Tensor:
         """Σ (r² + ε)^(p/2)"""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nestling.core.gates import Gates
+from nestling.errors import NestlingError
 
 
 class Retention:
@@ -123,7 +124,7 @@ class Lq(Retention):
 
     def __post_init__(self) -> None:
         if self.q <= 1 or self.q == 3:
-            raise ValueError(f"Lq needs q > 1 and q ≠ 3 (where the map has no inverse), got q={self.q}.")
+            raise NestlingError(f"Lq needs q > 1 and q ≠ 3 (where the map has no inverse), got q={self.q}.")
 
     def dual(self, weight: Tensor) -> Tensor:
         """W ‖W‖_q^((q-2)/(3-q))"""

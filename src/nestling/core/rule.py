@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nestling.core.gates import Gates
+from nestling.errors import NestlingError
 from nestling.tree import map as tree_map
 
 RuleState = Any
@@ -89,7 +90,7 @@ class Clip(Rule):
     norm: float
 
     def update(self, signal: Tensor, state: RuleState, gates: Gates) -> tuple[Tensor, RuleState]:
-        """G min(1, c/‖g‖)"""
+        """g min(1, c/‖g‖)"""
         floor = torch.finfo(signal.dtype).tiny
         length = (signal.square().sum((-2, -1), keepdim=True) + floor).sqrt()
         return signal * (self.norm / length).clamp(max=1.0), state
@@ -136,7 +137,7 @@ class Adaptive(Rule):
         return torch.zeros_like(weight), torch.zeros((), dtype=weight.dtype, device=weight.device)
 
     def update(self, signal: Tensor, state: RuleState, gates: Gates) -> tuple[Tensor, RuleState]:
-        """G / (√v̂ + ε)"""
+        """g / (√v̂ + ε)"""
         second, count = state
         second, count = self.b2 * second + (1 - self.b2) * signal.square(), count + 1
         corrected = second / (1 - self.b2**count)
@@ -259,4 +260,4 @@ class Hold(Rule):
 
 def _check_period(period: int) -> None:
     if period < 1:
-        raise ValueError(f"a period is a whole number of updates ≥ 1, got {period}.")
+        raise NestlingError(f"a period is a whole number of updates ≥ 1, got {period}.")

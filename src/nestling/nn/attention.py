@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nestling.errors import NestlingError
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
 from nestling.nn.rope import rotate
 from nestling.ops import Marks
@@ -39,7 +40,7 @@ class Attention(Mixer):
         """``dim``: channels, ``heads`` of width dim / heads each; ``window``: tokens."""
         super().__init__()
         if dim % (2 * heads):
-            raise ValueError(f"attention needs dim divisible by 2 · heads, got dim={dim}, heads={heads}.")
+            raise NestlingError(f"attention needs dim divisible by 2 · heads, got dim={dim}, heads={heads}.")
         self.heads, self.window = heads, window
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestling.core import Memory, MemoryState
+from nestling.errors import NestlingError
 from nestling.nn.conv import ShortConv
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
 from nestling.nn.norm import RMSNorm, unit
 from nestling.nn.project import GateProjection, GateRange
-from nestling.ops import Marks, Path, begin, scan
+from nestling.ops import Marks, Path, Resumed, begin, scan
 from nestling.tree import map as tree_map
 from nestling.tree import nbytes, state
 
@@ -52,7 +53,7 @@ class MemoryLayer(Mixer):
         """``dim``: channels, ``heads`` memories of width dim / heads; ``conv``: taps; ``path``: see ``ops.scan``."""
         super().__init__()
         if dim % heads:
-            raise ValueError(f"a memory layer needs dim divisible by heads, got dim={dim}, heads={heads}.")
+            raise NestlingError(f"a memory layer needs dim divisible by heads, got dim={dim}, heads={heads}.")
         self.heads, self.memory, self.path = heads, memory, path
         width = dim // heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
@@ -82,12 +83,11 @@ class MemoryLayer(Mixer):
         weights = self.weights()
         y, memory = scan(
             self.memory,
-            weights if state is None else state.memory,
+            weights if state is None else Resumed(state.memory, weights),
             unit(q),
             unit(k),
             v,
             self.gates(x),
-            initial=weights,
             marks=marks,
             path=self.path,
         )

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestling.core import L2, Delta, Descend, Gates, Matrix, Memory, MemoryState, Weights
+from nestling.errors import NestlingError
 from nestling.nn.conv import ShortConv
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
 from nestling.nn.norm import RMSNorm, unit
@@ -76,7 +77,7 @@ class SelfModifying(Mixer):
         """``heads`` memories of width dim / heads; ``period``: tokens between commits."""
         super().__init__()
         if dim % heads:
-            raise ValueError(f"self-modifying Titans need dim divisible by heads, got dim={dim}, heads={heads}.")
+            raise NestlingError(f"self-modifying Titans need dim divisible by heads, got dim={dim}, heads={heads}.")
         self.heads, self.ranges, self.path = heads, ranges, path
         self.memory = Memory(Matrix(), L2(), Delta(), Descend(), period)
         width = dim // heads

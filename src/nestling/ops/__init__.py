@@ -2,6 +2,6 @@
 
 from nestling.ops.drive import Chunk, begin
 from nestling.ops.layout import Marks
-from nestling.ops.scan import Path, Reference, scan
+from nestling.ops.scan import Path, Reference, Resumed, scan
 
-__all__ = ["Chunk", "Marks", "Path", "Reference", "begin", "scan"]
+__all__ = ["Chunk", "Marks", "Path", "Reference", "Resumed", "begin", "scan"]

@@ -23,26 +23,33 @@ class Reference:
     """Token by token: the definition, for any memory."""
 
 
+@dataclass(frozen=True)
+class Resumed:
+    """A state to go on from, and the initial weights (H, out, in) at which documents begin on the way."""
+
+    state: MemoryState
+    initial: Weights
+
+
 Path = Reference | Chunk | Literal["auto"]
 
 
 def scan(
     memory: Memory,
-    state: MemoryState | Weights,
+    state: MemoryState | Weights | Resumed,
     q: Tensor,
     k: Tensor,
     v: Tensor,
     gates: Gates,
     *,
-    initial: Weights | None = None,
     marks: Marks = Marks(),
     path: Path = "auto",
 ) -> tuple[Tensor, MemoryState]:
     """Write token t into the memory, then read it: yₜ = M(Wₜ, qₜ), for t = 1 … T (Titans eq. 15).
 
     ``q``, ``k`` (B, H, T, keys); ``v`` (B, H, T, values); gates broadcast to (B, H, T), one for all weights or one for each.
-    ``state``: a state to go on from, or the initial weights (H, out, in) for a fresh start.
-    ``marks``: padding, and where documents begin: there the memory is reset to ``initial`` (the weights given as ``state``).
+    ``state``: a state to go on from, or the initial weights (H, out, in) for a fresh start, or both as ``Resumed``.
+    ``marks``: padding, and where documents begin: there the memory is reset to its initial weights.
     ``path``: "auto" takes the chunk-parallel form where the memory has one; every path gives the same answer.
 
     Returns y (B, H, T, values) and the state after the last token. Any split of a stream into calls gives the same.
@@ -55,17 +62,17 @@ def scan(
     True
     """
     _check(q, k, v)
-    fresh = initial if isinstance(state, MemoryState) else state
+    going, fresh = _parts(state)
     if marks.starts is not None and fresh is None:
         raise NestlingError(
-            "documents begin inside the batch, but the memory has no initial weights: pass initial=weights."
+            "documents begin inside the batch, but where their memories begin is not known: pass state=Resumed(state, weights)."
         )
-    example = state.dual if isinstance(state, MemoryState) else state
+    example = going.dual if going is not None else fresh
+    assert example is not None
     dtype = next(iter(example.values())).dtype
     spread = _spread(gates, q.shape[:3], dtype, q.device)
     with torch.autocast(q.device.type, enabled=False):
         args = (q.to(dtype), k.to(dtype), v.to(dtype), spread)
-        going = state if isinstance(state, MemoryState) else None
         match path if path != "auto" else _choose(memory):
             case Reference():
                 origin = begin(memory, fresh, q.shape[0]) if fresh is not None else None
@@ -79,6 +86,16 @@ def scan(
             case other:
                 raise NestlingError(f"unknown path {other!r}: use 'auto', Reference() or Chunk(...).")
     return y.to(q.dtype), after
+
+
+def _parts(state: MemoryState | Weights | Resumed) -> tuple[MemoryState | None, Weights | None]:
+    match state:
+        case Resumed(going, fresh):
+            return going, fresh
+        case MemoryState():
+            return state, None
+        case _:
+            return None, state
 
 
 def _choose(memory: Memory) -> Reference | Chunk:
