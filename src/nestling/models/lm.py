@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestling.errors import NestlingError
+from nestling.models.belongs import Shapes, shapes
+from nestling.models.belongs import check as check_state
 from nestling.models.config import Config
 from nestling.nn import Block, MemoryLayer, Mixer, RMSNorm, SelfModifying, State
 from nestling.ops import Marks
@@ -100,25 +103,31 @@ class LM(nn.Module):
         shapes = [(name, list(p.shape), str(p.dtype)) for name, p in self.named_parameters()]
         return hashlib.sha256(json.dumps([self.spec, shapes]).encode()).hexdigest()
 
+    @cached_property
+    def _state_shapes(self) -> Shapes:
+        return shapes(self.initial_state(1))
+
     def _block(self, index: int) -> Mixer:
         block = self.blocks[index]
         assert isinstance(block, Mixer)
         return block
 
     def _check(self, tokens: Tensor, state: State | None, valid: Tensor | None, starts: Tensor | None) -> None:
-        if tokens.dim() != 2 or tokens.dtype not in (torch.int64, torch.int32) or tokens.shape[1] == 0:
+        if tokens.dim() != 2 or tokens.dtype not in (torch.int64, torch.int32) or tokens.numel() == 0:
             raise NestlingError(
-                f"a model reads tokens (B, T) of type int64 with T ≥ 1, got {tuple(tokens.shape)} of {tokens.dtype}."
+                f"a model reads tokens (B, T) of type int64 with B, T ≥ 1, got {tuple(tokens.shape)} of {tokens.dtype}."
             )
         for name, marks in (("valid", valid), ("starts", starts)):
             if marks is not None and (marks.shape != tokens.shape or marks.dtype != torch.bool):
                 raise NestlingError(
                     f"{name} must be bool of the shape of tokens {tuple(tokens.shape)}, got {tuple(marks.shape)} {marks.dtype}."
                 )
-        if state is not None and len(state) != len(self.blocks):
-            raise NestlingError(f"the state is of a model of {len(state)} blocks, this one has {len(self.blocks)}.")
+        if torch.compiler.is_compiling():
+            return
+        if state is not None:
+            check_state(state, self._state_shapes, tokens.shape[0])
         # On other devices the check would wait for the device at every call.
-        if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
+        if tokens.device.type == "cpu":
             low, high = int(tokens.min()), int(tokens.max())
             if low < 0 or high >= self.config.vocab_size:
                 raise NestlingError(

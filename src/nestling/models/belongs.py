@@ -1,0 +1,42 @@
+"""Whether a state belongs to a model: the paths and shapes of its tensors say so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import TypeAlias
+
+import nestling.tree as tree
+from nestling.errors import NestlingError
+from nestling.nn import State
+
+Shapes: TypeAlias = Sequence[tuple[str, tuple[int, ...]]]
+"""The path of each tensor, and its shape without the batch."""
+
+
+def shapes(state: State) -> Shapes:
+    """What the states of a model look like, from one of them.
+
+    >>> import torch
+    >>> shapes({"key": torch.zeros(3, 2, 4)})
+    [('key', (2, 4))]
+    """
+    return [(path, tuple(leaf.shape[1:])) for path, leaf in tree.items(state)]
+
+
+def check(state: State, wanted: Shapes, rows: int) -> None:
+    """Refuse a state of another model, or of another number of rows, with the first difference named."""
+    given = [(path, tuple(leaf.shape)) for path, leaf in tree.items(state)]
+    for theirs, (path, shape) in zip_longest(given, wanted, fillvalue=("", ())):
+        ours = (path, (rows, *shape))
+        if not path:
+            raise NestlingError(f"the state is of another model: this one has no {theirs[0]}. {_DO}")
+        if theirs[0] != path:
+            raise NestlingError(f"the state is of another model: it has no {path}. {_DO}")
+        if theirs != ours:
+            raise NestlingError(
+                f"the state is of another model or batch; first difference: {path} is {theirs[1]} there and {ours[1]} here. {_DO}"
+            )
+
+
+_DO = "Give each row the state that this model returned for it, or none."
