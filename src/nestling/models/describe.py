@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import nestling.tree as tree
 from nestling.models.lm import LM
 from nestling.nn import LevelRow, Mixer
 
@@ -46,7 +47,11 @@ def describe(model: LM) -> NestedSystem:
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
     rows = _merge(
-        [(f"blocks.{i}.mixer.{row.name}", row) for i, block in enumerate(model.blocks) for row in _rows(block)]
+        [
+            (f"blocks.{i}.mixer.{row.name}", row)
+            for i, block in enumerate(model.blocks)
+            for row in _mixer(block).levels()
+        ]
     )
     outer = LevelRow(
         name="weights",
@@ -61,13 +66,14 @@ def describe(model: LM) -> NestedSystem:
     )
     config = model.config
     ordered = sorted([*rows, outer], key=lambda row: (row.unit == "step", row.period))
-    held = sum(row.state_bytes for row in rows)
+    # More than the levels hold: what convolutions still see, and how far a window is filled, is state too.
+    held = sum(tree.nbytes(_mixer(block).initial_state(1)) for block in model.blocks)
     return NestedSystem(f"{config.recipe} ({config.size})", parameters, held, tuple(ordered))
 
 
-def _rows(block: Any) -> list[LevelRow]:
+def _mixer(block: Any) -> Mixer:
     assert isinstance(block, Mixer)
-    return block.levels()
+    return block
 
 
 def _merge(rows: list[tuple[str, LevelRow]]) -> list[LevelRow]:
