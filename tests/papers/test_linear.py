@@ -1,0 +1,67 @@
+"""The linear family as values of the same memory: linear attention, RetNet, Gated DeltaNet."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from nestling.core import L2, Decay, DotProduct, GatedDelta, Gates, Matrix, Memory
+from tests.papers.setting import PATHS, Problem, each, problem, run, same, weights
+
+WIDTH, HEADS, LENGTH = 4, 2, 19
+ZEROS = {"w1": torch.zeros(HEADS, WIDTH, WIDTH, dtype=torch.float64)}
+
+
+@pytest.mark.parametrize("path", PATHS, ids=repr)
+@pytest.mark.parametrize("period", [1, 4, float("inf")])
+def test_eqs_14_to_18_linear_attention(period, path):
+    """NL eqs 14-18: yₜ = Σⱼ≤ₜ vⱼ⟨kⱼ, qₜ⟩ is the dot-product memory at unit rate; its gradient knows no anchor."""
+    given = problem(LENGTH)
+    y, _ = run(Memory(Matrix(), DotProduct(), period=period), ZEROS, given, Gates(), path)
+    scores = (given.q @ given.k.mT).tril()
+    same(y, scores @ given.v)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=repr)
+def test_eq_8_of_miras_retnet_decays(path):
+    """MIRAS eq. 8: Mₜ = αMₜ₋₁ + vₜkₜᵀ, so yₜ = Σⱼ≤ₜ α^(t-j) vⱼ⟨kⱼ, qₜ⟩ (RetNet), one α a head."""
+    given = problem(LENGTH)
+    alpha = torch.tensor([0.9, 0.97], dtype=torch.float64)
+    y, _ = run(Memory(Matrix(), DotProduct()), ZEROS, given, Gates(retain=alpha[:, None]), path)
+    time = torch.arange(LENGTH)
+    decay = (alpha[:, None, None] ** (time[:, None] - time[None, :]).clamp_min(0)).tril()
+    same(y, ((given.q @ given.k.mT) * decay) @ given.v)
+
+
+def gated_deltanet(initial: Tensor, given: Problem) -> Tensor:
+    """Sₜ = αₜSₜ₋₁(I - βₜkₜkₜᵀ) + βₜvₜkₜᵀ"""
+    eye = torch.eye(WIDTH, dtype=torch.float64)
+
+    def loop(head: int, now: Problem) -> Tensor:
+        s, outputs = initial[head], []
+        for t in range(LENGTH):
+            beta, k = now.rate[t], now.k[t]
+            s = now.keep[t] * s @ (eye - beta * torch.outer(k, k)) + beta * torch.outer(now.v[t], k)
+            outputs.append(s @ now.q[t])
+        return torch.stack(outputs)
+
+    return each(given, loop)
+
+
+def test_gated_deltanet_forgets_before_it_looks():
+    """The gated delta rule (Gated DeltaNet, arXiv 2412.06464): Sₜ = αₜSₜ₋₁(I - βₜkₜkₜᵀ) + βₜvₜkₜᵀ, in every period of one token."""
+    given, initial = problem(LENGTH), weights(HEADS, WIDTH, WIDTH)
+    y, _ = run(Memory(Matrix(), L2(), GatedDelta()), {"w1": initial}, given, Gates(given.rate, given.keep), "auto")
+    same(y, gated_deltanet(initial, given))
+
+
+def test_titans_is_not_gated_deltanet_unless_nothing_is_forgotten():
+    """Notation, trap 1: Titans and MIRAS take the gradient at Wₜ₋₁, Gated DeltaNet at αWₜ₋₁; they differ by (1-α)βSkkᵀ."""
+    given, initial = problem(LENGTH), weights(HEADS, WIDTH, WIDTH)
+    titans = Memory(Matrix(), L2(), Decay())
+    y, _ = run(titans, {"w1": initial}, given, Gates(given.rate, given.keep), "auto")
+    assert (y - gated_deltanet(initial, given)).abs().max() > 1e-3
+    kept = Problem(**{**vars(given), "keep": torch.ones_like(given.keep)})
+    y, _ = run(titans, {"w1": initial}, kept, Gates(given.rate), "auto")
+    same(y, gated_deltanet(initial, kept))
