@@ -28,8 +28,8 @@ class OptimizerConfig:
     """Decay of the running means of the gradient and of its square."""
     weight_decay: float = 0.1
     """Decoupled decay, of matrices only: no gain, bias or norm shrinks."""
-    warmup: int = 50
-    """Steps over which the learning rate rises from nothing."""
+    warmup: float = 0.05
+    """Part of all steps over which the learning rate rises from nothing."""
     floor: float = 0.1
     """Last learning rate, as a fraction of ``lr``."""
     clip: float = 1.0
@@ -45,7 +45,7 @@ class OptimizerConfig:
             "[0.9, 0.95]",
         )
         _require(self.weight_decay >= 0, "optimizer.weight_decay", "must not be negative", self.weight_decay, "0.1")
-        _require(self.warmup >= 0, "optimizer.warmup", "must not be negative", self.warmup, "50")
+        _require(0 <= self.warmup <= 1, "optimizer.warmup", "must be from 0 to 1", self.warmup, "0.05")
         _require(0 <= self.floor <= 1, "optimizer.floor", "must be from 0 to 1", self.floor, "0.1")
         _require(self.clip >= 0, "optimizer.clip", "must not be negative", self.clip, "1.0, or 0 for no clipping")
 
@@ -83,7 +83,7 @@ class TrainConfig:
     size: str = "tiny"
     """The recipe's size."""
     changes: dict[str, int | float | str | bool] = field(default_factory=dict)
-    """Changes to the recipe's configuration, such as ``{"layers": 2}``."""
+    """Changes to the recipe's configuration, such as ``{"layers": 2}``; a text is the source of a value."""
     tokenizer: Literal["bytes", "bpe"] = "bytes"
     """A token is a byte, or a merged pair (byte-level BPE, trained on the training text)."""
     vocab_size: int = 4096
@@ -128,16 +128,11 @@ class TrainConfig:
         _require(self.seed >= 0, "seed", "must not be negative", self.seed, "0")
         _require(self.vocab_size >= 256, "vocab_size", "must be at least 256", self.vocab_size, "4096")
         _require(self.out != "", "out", "must be a folder", self.out, "runs/train")
+        named = sorted({"recipe", "size", "vocab_size"} & set(self.changes))
+        _require(not named, "changes", "must not name what has its own setting", named, "that setting")
         _choice("tokenizer", self.tokenizer, ("bytes", "bpe"))
         _choice("precision", self.precision, ("auto", "float32", "bfloat16"))
         _choice("console", self.console, ("auto", "plain", "quiet"))
-        _require(
-            self.optimizer.warmup <= self.steps,
-            "optimizer.warmup",
-            f"must not be longer than the run of {self.steps} steps",
-            self.optimizer.warmup,
-            f"{self.steps // 10}",
-        )
 
     @property
     def tokens_per_step(self) -> int:

@@ -27,7 +27,7 @@ class DryRun:
     loss: float
     """Of the first step, in nats a token."""
     memory: int
-    """Peak in bytes: of the GPU's tensors, or of this process on the CPU; 0 where unknown."""
+    """Peak in bytes: of the GPU's tensors, or of this process on the CPU."""
     seconds_per_step: float
     device: str
     precision: str

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,8 @@ def train(config: TrainConfig, listeners: Sequence[Listener] = ()) -> TrainResul
     """Train, or go on when ``config.out`` holds this run already; ``listeners`` hear every event.
 
     A run that was stopped, at any moment and in any way, ends with the weights that it would have had without the stop,
-    bit for bit, on the same machine. Torch's global random state is left as it was found.
+    bit for bit, on the same machine and with the same number of threads; on a GPU, where its kernels are deterministic.
+    Torch's global random state is left as it was found.
 
     Raises:
         NestlingError: a setting, the data or the checkpoint is not usable, another process trains in the same folder,
@@ -191,7 +192,7 @@ def _diverged(config: TrainConfig, step: int, update: Update, newest: Path) -> N
     return NestlingError(
         f"the {name} is {value} at step {step}: training stopped before it reached the weights. The last good checkpoint "
         f"is {newest}. Train in another folder with a lower optimizer.lr (now {config.optimizer.lr:g}), a longer "
-        f"optimizer.warmup (now {config.optimizer.warmup}) or precision=float32."
+        f"optimizer.warmup (now {config.optimizer.warmup:g}) or precision=float32."
     )
 
 
@@ -204,12 +205,8 @@ def _own_random_state() -> Iterator[None]:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with the process, however that ends. Windows has no such lock."""
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
+    """Make the folder and hold its lock, which ends with the process, however that ends. Left empty, it is removed."""
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
@@ -224,3 +221,6 @@ def _alone(folder: Path) -> Iterator[None]:
         ) from error
     finally:
         os.close(descriptor)
+        if made:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()

@@ -16,14 +16,15 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
 
     lr · s/W for s ≤ W, then lr · (f + (1 − f) (1 + cos(π (s − W)/(S − W)))/2), which ends at lr · f.
 
-    >>> config = OptimizerConfig(lr=1.0, warmup=4, floor=0.1)
+    >>> config = OptimizerConfig(lr=1.0, warmup=1 / 3, floor=0.1)
     >>> [round(learning_rate(config, step, 12), 3) for step in (1, 4, 8, 12)]
     [0.25, 1.0, 0.55, 0.1]
     """
-    if step <= config.warmup:
-        return config.lr * step / config.warmup
-    done = (step - config.warmup) / (steps - config.warmup)
-    return config.lr * (config.floor + (1 - config.floor) * (1 + math.cos(math.pi * min(done, 1.0))) / 2)
+    warmup = round(config.warmup * steps)
+    if step <= warmup:
+        return config.lr * step / warmup
+    done = (step - warmup) / (steps - warmup)
+    return config.lr * (config.floor + (1 - config.floor) * (1 + math.cos(math.pi * done)) / 2)
 
 
 def adamw(parameters: Iterable[tuple[str, Tensor]], config: OptimizerConfig) -> torch.optim.AdamW:
@@ -43,10 +44,10 @@ def adamw(parameters: Iterable[tuple[str, Tensor]], config: OptimizerConfig) -> 
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay applies: to what multiplies a vector, not to gains, biases and norms of any shape.
+    """Whether weight decay applies: to what mixes channels, not to gains, biases, norms and taps of any shape.
 
     >>> is_matrix("mlp.up.weight", torch.zeros(4, 2)), is_matrix("heads.norm.weight", torch.zeros(4, 2))
     (True, False)
     """
-    words = set(name.split("."))
-    return parameter.dim() >= 2 and not any(word.endswith(("norm", "bias", "gain", "scale")) for word in words)
+    kept = ("norm", "bias", "gain", "conv")  # short convolutions act on each channel by itself
+    return parameter.dim() >= 2 and not any(word.endswith(kept) for word in name.split("."))

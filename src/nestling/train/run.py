@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from nestling.core import parse, values
 from nestling.data import Tokenizer
 from nestling.models import LM
 from nestling.recipes import build
@@ -55,7 +53,7 @@ class Run:
         device = choose_device(config.device)
         source = prepare(config, tokenizer, cache)
         torch.manual_seed(config.seed)
-        model = build(config.recipe, config.size, source.tokenizer.vocab_size, **_changes(config)).to(device).train()
+        model = build(config.recipe, config.size, source.tokenizer.vocab_size, **config.changes).to(device).train()
         optimizer = adamw(model.named_parameters(), config.optimizer)
         return cls(config, model, optimizer, source, choose_dtype(config.precision, device))
 
@@ -95,8 +93,3 @@ class Run:
     def checkpoint(self) -> Checkpoint:
         """What a checkpoint of this run holds."""
         return Checkpoint(self.model, self.optimizer, self.source.tokenizer, self.config.to_json(), self.source.key)
-
-
-def _changes(config: TrainConfig) -> dict[str, Any]:
-    """Changes to the recipe: a text is the source of a value, such as ``Memory(MLP(), L2(), period=8)``."""
-    return {name: parse(value, values()) if isinstance(value, str) else value for name, value in config.changes.items()}
