@@ -20,9 +20,11 @@ def parse(text: str, names: Mapping[str, Any]) -> Any:
     """
     try:
         return _value(ast.parse(text.strip(), mode="eval").body, names)
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        if isinstance(error, NestlingError):
+            raise
         raise NestlingError(
-            f"cannot read {text!r}. Write it as its repr, e.g. Memory(MLP(depth=2), L2(), period=16)."
+            f"cannot read {_short(text)}. Write it as its repr, e.g. Memory(MLP(depth=2), L2(), period=16)."
         ) from None
 
 
@@ -32,19 +34,25 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
             return value
         case ast.Name("inf"):
             return math.inf
-        case ast.Name(name) if name in names:
-            return names[name]
-        case ast.UnaryOp(ast.USub(), operand):
-            return -_value(operand, names)
+        case ast.UnaryOp(ast.USub(), ast.Constant(int() | float()) | ast.Name("inf")):
+            return -_value(node.operand, names)
         case ast.Tuple(elements):
             return tuple(_value(element, names) for element in elements)
         case ast.List(elements):
             return [_value(element, names) for element in elements]
-        case ast.Call(ast.Name(name), arguments, keywords) if name in names:
-            named = {keyword.arg: _value(keyword.value, names) for keyword in keywords if keyword.arg is not None}
-            return names[name](*(_value(argument, names) for argument in arguments), **named)
+        case ast.Call(ast.Name(name), arguments, keywords) if name in names and all(k.arg for k in keywords):
+            given = [_value(argument, names) for argument in arguments]
+            named = {str(keyword.arg): _value(keyword.value, names) for keyword in keywords}
+            try:
+                return names[name](*given, **named)
+            except TypeError as error:
+                raise NestlingError(f"cannot read {_short(ast.unparse(node))}: {error}.") from None
         case _:
             known = ", ".join(sorted(names))
             raise NestlingError(
-                f"cannot read {ast.unparse(node)!r}: only literals, tuples and calls of {known} are allowed."
+                f"cannot read {_short(ast.unparse(node))}: only literals, tuples and calls of {known} are allowed."
             )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
