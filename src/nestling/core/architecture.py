@@ -46,11 +46,20 @@ class Architecture(ABC):
         """Read: ``key`` (..., keys) -> prediction (..., values)."""
 
     def init(self, keys: int, values: int, *, generator: Generator | None = None) -> Weights:
-        """Random weights with entries of variance 1/in."""
-        return {
-            name: torch.randn(out, width, generator=generator) * width**-0.5
-            for name, (out, width) in self.shapes(keys, values).items()
-        }
+        """Random weights; entries have variance 1/in."""
+        return _random(self.shapes(keys, values), (), generator)
+
+
+def _random(shapes: dict[str, tuple[int, int]], inward: tuple[str, ...], generator: Generator | None) -> Weights:
+    """Entries of variance 1/in, but 1 in the maps ``inward``, from the key to a hidden layer.
+
+    Keys have unit length, so their entries are of size 1/√in, and hidden activations come out near unit size. With smaller
+    ones, the outer gradients through the writes of a normed memory are a thousand times larger.
+    """
+    return {
+        name: torch.randn(out, width, generator=generator) * (1.0 if name in inward else width**-0.5)
+        for name, (out, width) in shapes.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,10 @@ class MLP(Architecture):
         widths = [keys, *[hidden] * (self.depth - 1), values]
         return {f"w{i + 1}": (widths[i + 1], widths[i]) for i in range(self.depth)}
 
+    def init(self, keys: int, values: int, *, generator: Generator | None = None) -> Weights:
+        """Hidden activations near unit size for keys of unit length."""
+        return _random(self.shapes(keys, values), ("w1",) if self.depth > 1 else (), generator)
+
     def __call__(self, apply: Apply, key: Tensor) -> Tensor:
         """W_L σ(… σ(W₁ k))"""
         x = apply("w1", key)
@@ -142,6 +155,10 @@ class GatedMLP(Architecture):
         hidden = max(1, round(self.expand * keys))
         return {"w1": (hidden, keys), "w2": (values, hidden), "w3": (hidden, keys)}
 
+    def init(self, keys: int, values: int, *, generator: Generator | None = None) -> Weights:
+        """Hidden activations near unit size for keys of unit length."""
+        return _random(self.shapes(keys, values), ("w1", "w3"), generator)
+
     def __call__(self, apply: Apply, key: Tensor) -> Tensor:
         """W₂ (σ(W₁ k) ⊙ W₃ k)"""
         return apply("w2", self.activation(apply("w1", key)) * apply("w3", key))
@@ -163,6 +180,11 @@ class Residual(Architecture):
             raise NestlingError(f"a residual memory needs keys as wide as values, got {keys} and {values}.")
         return self.inner.shapes(keys, values)
 
+    def init(self, keys: int, values: int, *, generator: Generator | None = None) -> Weights:
+        """Those of the inner architecture."""
+        self.shapes(keys, values)
+        return self.inner.init(keys, values, generator=generator)
+
     def __call__(self, apply: Apply, key: Tensor) -> Tensor:
         """K + inner(k)"""
         return key + self.inner(apply, key)
@@ -178,6 +200,10 @@ class Normed(Architecture):
     def shapes(self, keys: int, values: int) -> dict[str, tuple[int, int]]:
         """Those of the inner architecture."""
         return self.inner.shapes(keys, values)
+
+    def init(self, keys: int, values: int, *, generator: Generator | None = None) -> Weights:
+        """Those of the inner architecture."""
+        return self.inner.init(keys, values, generator=generator)
 
     def __call__(self, apply: Apply, key: Tensor) -> Tensor:
         """LN(inner(k))"""

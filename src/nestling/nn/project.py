@@ -20,11 +20,11 @@ class GateRange:
     for C = 16.
     """
 
-    lr: float = 0.1
+    lr: float = 0.05
     """The largest θ"""
-    lr_start: float = 0.02
+    lr_start: float = 0.005
     """θ before training"""
-    forget_start: float = 0.01
+    forget_start: float = 0.003
     """1 - retain before training; it can become anything between 0 and 1"""
     momentum_start: float = 0.6
     """η before training; it can become anything between 0 and 1"""
