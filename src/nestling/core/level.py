@@ -28,7 +28,7 @@ class Level:
     reset: int | None = None
 
     def __post_init__(self) -> None:
-        if self.period < 1:
+        if not self.period >= 1:
             raise NestlingError(f"level {self.name!r}: period is a number of units ≥ 1 or inf, got {self.period}.")
 
     @property

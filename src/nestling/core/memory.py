@@ -77,7 +77,7 @@ class Memory:
     read_at: Literal["current", "commit"] = "current"
 
     def __post_init__(self) -> None:
-        if self.period < 1 or (self.period != float("inf") and self.period != int(self.period)):
+        if not (self.period >= 1 and (self.period == float("inf") or self.period % 1 == 0)):
             raise NestlingError(f"period is a whole number of writes ≥ 1 or inf, got {self.period}.")
         if self.read_at not in ("current", "commit"):
             raise NestlingError(f"read_at is 'current' or 'commit', got {self.read_at!r}.")

@@ -259,5 +259,5 @@ class Hold(Rule):
 
 
 def _check_period(period: int) -> None:
-    if period < 1:
+    if not (period >= 1 and (period == float("inf") or period % 1 == 0)):
         raise NestlingError(f"a period is a whole number of updates ≥ 1, got {period}.")

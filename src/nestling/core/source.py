@@ -40,7 +40,7 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
             return tuple(_value(element, names) for element in elements)
         case ast.List(elements):
             return [_value(element, names) for element in elements]
-        case ast.Call(ast.Name(name), arguments, keywords) if name in names and all(k.arg for k in keywords):
+        case ast.Call(ast.Name(name), arguments, keywords) if name in names and _plain(keywords):
             given = [_value(argument, names) for argument in arguments]
             named = {str(keyword.arg): _value(keyword.value, names) for keyword in keywords}
             try:
@@ -52,6 +52,11 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
             raise NestlingError(
                 f"cannot read {_short(ast.unparse(node))}: only literals, tuples and calls of {known} are allowed."
             )
+
+
+def _plain(keywords: list[ast.keyword]) -> bool:
+    """No ``**mapping``, and no name twice: both would be lost without a word."""
+    return all(keyword.arg for keyword in keywords) and len({keyword.arg for keyword in keywords}) == len(keywords)
 
 
 def _short(text: str) -> str:
