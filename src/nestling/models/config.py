@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nestling.errors import NestlingError
+
 
 @dataclass(frozen=True)
 class Config:
@@ -21,3 +23,11 @@ class Config:
     heads: int
     expand: float = 4
     tied: bool = True
+
+    def __post_init__(self) -> None:
+        shape = {"vocab_size": self.vocab_size, "dim": self.dim, "layers": self.layers, "heads": self.heads}
+        for name, value in shape.items():
+            if not isinstance(value, int) or value < 1:
+                raise NestlingError(f"{name} is a whole number ≥ 1, got {value!r}.")
+        if not self.expand > 0:
+            raise NestlingError(f"expand is a number above 0, got {self.expand!r}.")

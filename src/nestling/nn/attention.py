@@ -41,6 +41,8 @@ class Attention(Mixer):
         super().__init__()
         if dim % (2 * heads):
             raise NestlingError(f"attention needs dim divisible by 2 · heads, got dim={dim}, heads={heads}.")
+        if window < 1:
+            raise NestlingError(f"attention sees at least the token itself: window ≥ 1, got {window}.")
         self.heads, self.window = heads, window
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from nestling.core import Level
+from nestling.errors import NestlingError
 from nestling.nn.mixer import UNMARKED, Mixer
 from nestling.nn.mlp import SwiGLU
 from nestling.nn.norm import RMSNorm
@@ -28,6 +29,8 @@ class CMS(Mixer):
     def __init__(self, dim: int, levels: Sequence[Level], expand: float = 4) -> None:
         """``expand``: width of all levels together, as in ``SwiGLU``."""
         super().__init__()
+        if not levels:
+            raise NestlingError("a continuum memory system needs at least one level, got none.")
         self.schedule = tuple(levels)
         self.chain = nn.ModuleList(SwiGLU(dim, expand / len(self.schedule)) for _ in self.schedule)
         self.norms = nn.ModuleList(RMSNorm(dim) for _ in self.schedule[1:])

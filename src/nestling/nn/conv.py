@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from nestling.errors import NestlingError
 from nestling.nn.mixer import UNMARKED, Mixer
 from nestling.ops import Marks
 
@@ -22,6 +23,8 @@ class ShortConv(Mixer):
     def __init__(self, dim: int, size: int = 4) -> None:
         """``dim``: channels; ``size``: taps, the token itself included."""
         super().__init__()
+        if size < 1:
+            raise NestlingError(f"a convolution has at least one tap, the token itself: got {size}.")
         self.weight = nn.Parameter(torch.randn(size, dim) * size**-0.5)
 
     def initial_state(self, batch: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nestling.core import L2, MLP, Chain, Decay, Descend, Memory, Momentum, Normed, Residual
+from nestling.errors import NestlingError
 from nestling.models import LM, Config
 from nestling.nn import Block, GateRange, MemoryLayer, SwiGLU
 
@@ -21,6 +22,11 @@ class TitansLMM(Config):
     memory: Memory = LONG_TERM_MEMORY
     conv: int = 4
     gates: GateRange = GateRange()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.memory, Memory):
+            raise NestlingError(f"memory is a Memory, such as Memory(MLP(), period=16), got {self.memory!r}.")
 
 
 def titans_lmm(config: TitansLMM) -> LM:
