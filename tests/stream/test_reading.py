@@ -24,6 +24,7 @@ def test_nats_are_those_of_the_log_softmax(recipe: str) -> None:
     assert nats[0, 0] == 0
     torch.testing.assert_close(nats[0, 1:], direct(model, tokens), rtol=1e-9, atol=1e-9)
     assert after.position.tolist() == [40]
+    assert after.logits.untyped_storage().nbytes() == after.logits.nbytes  # not a view of the logits of the whole piece
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -47,6 +47,10 @@ def test_the_nucleus_includes_the_token_that_crosses_the_mass() -> None:
     )
 
 
+def test_the_nucleus_ends_where_the_mass_is_reached() -> None:
+    assert Sampler(top_p=0.5).probabilities(torch.zeros(1, 4)).tolist() == [[0.5, 0.5, 0, 0]]
+
+
 def test_top_k_comes_before_top_p() -> None:
     logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]], dtype=torch.float64).log()
     # After the cut to two tokens the first has 4/7 of the mass, which is enough.
@@ -80,7 +84,7 @@ def test_rows_may_be_forbidden_tokens_in_part() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_small_temperature_does_not_overflow(dtype: torch.dtype) -> None:
-    assert Sampler(temperature=1e-30).probabilities(torch.tensor([[3.0, 30.0, -3.0]], dtype=dtype)).tolist() == [
+    assert Sampler(temperature=1e-37).probabilities(torch.tensor([[30.0, 300.0, -30.0]], dtype=dtype)).tolist() == [
         [0, 1, 0]
     ]
 

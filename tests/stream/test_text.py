@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestling.errors import NestlingError
@@ -21,6 +22,7 @@ def literally(text: str, stops: list[str]) -> str:
     return text
 
 
+@settings(max_examples=400)
 @given(
     text=st.text("ab.", max_size=20),
     stops=st.lists(st.text("ab.", min_size=1, max_size=4), max_size=3),
@@ -28,8 +30,13 @@ def literally(text: str, stops: list[str]) -> str:
 )
 def test_a_text_ends_at_its_first_stop_wherever_it_is_cut(text: str, stops: list[str], cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(text)]
-    pieces = [text[low:high] for low, high in zip(edges, edges[1:], strict=False)]
+    pieces = [text[low:high] for low, high in pairwise(edges)]
     assert "".join(until(pieces, stops)) == literally(text, stops)
+
+
+def test_a_stop_may_come_letter_by_letter() -> None:
+    assert "".join(until("one, t twENDx", ["END"])) == "one, t tw"
+    assert "".join(until("aaab!", ["aab!"])) == "a"
 
 
 def test_text_comes_out_as_soon_as_it_is_sure() -> None:
