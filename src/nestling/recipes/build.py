@@ -68,6 +68,10 @@ def build(recipe: str, size: str = "tiny", vocab_size: int = 256, **changes: Any
 
 def from_config(config: Config) -> LM:
     """The model of a configuration."""
+    if not (isinstance(config, Config) and config.recipe in RECIPES and isinstance(config, RECIPES[config.recipe][0])):
+        raise NestlingError(
+            f"no recipe builds from {config!r}: make its configuration with configure(recipe, size, ...)."
+        )
     try:
         return RECIPES[config.recipe][1](config)
     except ValueError as error:
