@@ -124,13 +124,17 @@ def pformat(tree: Any) -> str:
     for path, leaf in items(tree):
         values = leaf.detach().double()
         spread = f"[{values.min():.3g}, {values.max():.3g}]" if leaf.numel() else "empty"
-        lines.append(f"{path:<48} {str(tuple(leaf.shape)):<24} {str(leaf.dtype).removeprefix('torch.'):<9} {spread}")
+        lines.append(f"{path:<48} {tuple(leaf.shape)!s:<24} {str(leaf.dtype).removeprefix('torch.'):<9} {spread}")
     return "\n".join(lines)
 
 
 def save(path: str | Path, tree: Any, metadata: dict[str, str] | None = None) -> None:
     """Write the tensors of ``tree`` and ``metadata`` to one safetensors file, atomically."""
-    tensors = {name: leaf.detach().to("cpu").contiguous().clone() for name, leaf in items(tree)}
+    tensors: dict[str, Tensor] = {}
+    for name, leaf in items(tree):
+        if name in tensors:
+            raise NestlingError(f"two tensors of the tree have the path {name}: give one another key.")
+        tensors[name] = leaf.detach().to("cpu").contiguous().clone()
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=metadata or {})
 
