@@ -12,7 +12,7 @@ from nestling.core import Memory, MemoryState
 from nestling.errors import NestlingError
 from nestling.nn.conv import ShortConv
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
-from nestling.nn.norm import RMSNorm, unit
+from nestling.nn.norm import RMSNorm, unit, widened
 from nestling.nn.project import GateProjection, GateRange
 from nestling.ops import Marks, Path, Resumed, begin, scan
 from nestling.tree import map as tree_map
@@ -66,13 +66,14 @@ class MemoryLayer(Mixer):
         self.out = nn.Linear(dim, dim, bias=False)
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights at which every memory starts, (H, out, in), in the set that the retention allows."""
-        return {name: self.memory.retention.primal(weight) for name, weight in self.initial.items()}
+        """The weights at which every memory starts, (H, out, in), in the set that the retention allows; float32 or wider."""
+        return {name: self.memory.retention.primal(widened(weight)) for name, weight in self.initial.items()}
 
     def initial_state(self, batch: int) -> MemoryLayerState:
         """Empty convolution, initial memories."""
         started = begin(self.memory, self.weights(), batch)
-        return MemoryLayerState(self.conv.initial_state(batch), tree_map(lambda leaf: leaf.contiguous(), started))
+        # Cloned: a state never shares its numbers with the parameters.
+        return MemoryLayerState(self.conv.initial_state(batch), tree_map(lambda leaf: leaf.clone(), started))
 
     def forward(
         self, x: Tensor, state: MemoryLayerState | None = None, marks: Marks = UNMARKED

@@ -22,8 +22,16 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim)"""
-        wide = x if x.dtype == torch.float64 else x.float()
-        return (F.rms_norm(wide, self.gain.shape, eps=self.eps) * self.gain).to(x.dtype)
+        return (F.rms_norm(widened(x), self.gain.shape, eps=self.eps) * self.gain).to(x.dtype)
+
+
+def widened(x: Tensor) -> Tensor:
+    """``x`` in float32, or wider where it is: sums over many tokens have no place in bfloat16.
+
+    >>> widened(torch.ones(1, dtype=torch.bfloat16)).dtype, widened(torch.ones(1, dtype=torch.float64)).dtype
+    (torch.float32, torch.float64)
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def unit(x: Tensor, eps: float = 1e-6) -> Tensor:

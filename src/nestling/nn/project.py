@@ -20,9 +20,9 @@ class GateRange:
     for C = 16.
     """
 
-    lr: float = 0.05
+    lr: float = 0.2
     """The largest θ"""
-    lr_start: float = 0.005
+    lr_start: float = 0.02
     """θ before training"""
     forget_start: float = 0.003
     """1 - retain before training; it can become anything between 0 and 1"""

@@ -14,7 +14,7 @@ from nestling.core import L2, Delta, Descend, Gates, Matrix, Memory, MemoryState
 from nestling.errors import NestlingError
 from nestling.nn.conv import ShortConv
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
-from nestling.nn.norm import RMSNorm, unit
+from nestling.nn.norm import RMSNorm, unit, widened
 from nestling.ops import Chunk, Marks, begin
 from nestling.ops.chunk import BlockState, Tokens, block
 from nestling.ops.drive import drive
@@ -95,13 +95,13 @@ class SelfModifying(Mixer):
 
     def weights(self) -> tuple[Weights, Weights]:
         """The weights at which the memories start, (H, out, in)."""
-        return {"w1": self.initial}, {"w1": self.initial_projections}
+        return {"w1": widened(self.initial)}, {"w1": widened(self.initial_projections)}
 
     def initial_state(self, batch: int) -> SelfModifyingState:
         """Empty convolution, initial memories."""
         started = (begin(self.memory, weights, batch) for weights in self.weights())
         return SelfModifyingState(
-            self.conv.initial_state(batch), *(tree_map(lambda leaf: leaf.contiguous(), each) for each in started)
+            self.conv.initial_state(batch), *(tree_map(lambda leaf: leaf.clone(), each) for each in started)
         )
 
     def forward(
@@ -111,10 +111,10 @@ class SelfModifying(Mixer):
         seen, conv = self.conv(x, None if state is None else state.conv, marks)
         weights = self.weights()
         with torch.autocast(x.device.type, enabled=False):
-            dtype = self.initial.dtype
-            heads = (seen.to(dtype), F.linear(seen.to(dtype), self.query.weight))
+            wide = widened(seen)
+            heads = (wide, F.linear(wide, widened(self.query.weight)))
             inputs = tuple(each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in heads)
-            bias = self.bias[:, None, :].expand(x.shape[0], -1, x.shape[1], -1)
+            bias = widened(self.bias)[:, None, :].expand(x.shape[0], -1, x.shape[1], -1)
             y, (memory, projections) = drive(
                 (self.memory, self.memory),
                 None if state is None else (state.memory, state.projections),
@@ -124,7 +124,7 @@ class SelfModifying(Mixer):
                 self.path,
                 _compiled(self.memory, self.ranges) if self.path.compiled else _work(self.memory, self.ranges),
             )
-        y = self.norm(y).transpose(1, 2).flatten(-2).to(x.dtype)
+        y = self.norm(y.to(x.dtype)).transpose(1, 2).flatten(-2)
         return self.out(y * F.silu(self.gate(x))), SelfModifyingState(conv, memory, projections)
 
     def frozen(self) -> None:
