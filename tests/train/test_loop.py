@@ -24,8 +24,10 @@ from nestling.train import (
     read,
     train,
 )
-from nestling.train.checkpoint import MODEL, OPTIMIZER, RANDOM
+from nestling.train.checkpoint import MODEL, OPTIMIZER, RANDOM, Checkpoint
+from nestling.train.log import JsonLog
 from nestling.train.run import Run
+from nestling.train.step import backward
 from tests.train.tiny import config, curve
 
 
@@ -104,6 +106,23 @@ def test_the_rate_in_the_log_is_the_one_that_was_used(tmp_path: Path) -> None:
     assert {group["lr"] for group in run.optimizer.param_groups} == {update.lr}
     train(asked)
     assert curve(tmp_path / "run")[1]["lr"] == update.lr
+
+
+def test_the_step_is_the_position_in_the_data(tmp_path: Path) -> None:
+    """Two batches an update: the first update reads the first two, the third the fifth and sixth."""
+    run = Run.build(config(tmp_path))
+    for step, indices in ((1, (0, 1)), (3, (4, 5))):
+        expected = backward(run.model, [run.source.train.batch(index) for index in indices])
+        assert run.update(step).score.loss == float(expected)
+
+
+def test_the_log_is_on_the_disk_before_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    save = Checkpoint.save
+    monkeypatch.setattr(JsonLog, "sync", lambda log: order.append("sync"))
+    monkeypatch.setattr(Checkpoint, "save", lambda *given: (order.append("save"), save(*given))[1])
+    train(config(tmp_path, steps=8))
+    assert order == ["save", "sync", "save", "sync", "save"]
 
 
 def test_clipping_bounds_the_gradient(tmp_path: Path) -> None:
