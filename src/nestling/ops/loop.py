@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 import nestling.tree as tree
+from nestling.errors import NestlingError
 
 Step = Callable[[int, Any, Any, Any], tuple[Tensor, Any]]
 """(index, carry, inputs of the block, what all blocks share) -> (output of the block, carry)"""
@@ -39,15 +39,14 @@ def loop(step: Step, carry: Any, inputs: Any, shared: Any, count: int, stride: i
 
 
 def _run(step: Step, carry: Any, inputs: Any, shared: Any, indices: range) -> tuple[Tensor, Any]:
+    # Unbound once: the gradient of an indexed block would be a whole sequence of zeros, for every block.
+    leaves, rebuild = tree.flatten(inputs)
+    columns = [leaf.unbind(2) for leaf in leaves]
     outputs = []
     for place, index in enumerate(indices):
-        output, carry = step(index, carry, _block(inputs, place), shared)
+        output, carry = step(index, carry, rebuild([column[place] for column in columns]), shared)
         outputs.append(output)
     return torch.stack(outputs, 2), carry
-
-
-def _block(inputs: Any, index: int) -> Any:
-    return tree.map(lambda leaf: leaf[:, :, index], inputs)
 
 
 def _part(inputs: Any, group: range) -> Any:
@@ -85,8 +84,16 @@ class _Recomputed(torch.autograd.Function):
         return torch.cat(outputs, 2), *after
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, output_grad: Tensor, *after_grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            # `once_differentiable` would let a second derivative pass as zero.
+            raise NestlingError("recomputed blocks have no second derivative: store them, with path=Chunk(stride=0).")
+        # Blocks ran without autocast (ops.scan turns it off), whatever surrounds the call of `backward`.
+        with torch.autocast(output_grad.device.type, enabled=False):
+            return _Recomputed._backward(ctx, output_grad, after_grads)
+
+    @staticmethod
+    def _backward(ctx: Any, output_grad: Tensor, after_grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
         plan, saved = ctx.plan, ctx.saved_tensors
         carry, inputs, shared = plan.rebuild(saved[: ctx.leaves])
         states, (_, rebuild) = saved[ctx.leaves :], tree.flatten(carry)
