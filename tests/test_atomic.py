@@ -91,3 +91,13 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     assert target.read_text() == "old"
     write_text(target, "after")
     assert target.read_text() == "after"
+
+
+def test_the_bytes_are_on_disk_before_they_have_the_name(tmp_path, monkeypatch):
+    """After a power cut the new name must not stand for an empty file: flush, rename, flush the folder."""
+    done = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (done.append("flush"), fsync(handle)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append("rename"), replace(a, b)))
+    write_text(tmp_path / "state", "x")
+    assert done == ["flush", "rename", "flush"]
