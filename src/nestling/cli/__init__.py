@@ -1,5 +1,5 @@
 """The command line: ``nestling <command>``. Nothing heavy is imported before a command runs."""
 
-from nestling.cli.main import COMMANDS, main
+from nestling.cli.dispatch import COMMANDS, main
 
 __all__ = ["COMMANDS", "main"]

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nestling.cli.options import DescribeOptions
 from nestling.cli.parser import Parser
 
 if TYPE_CHECKING:
     from nestling.models import LM
-
-
-@dataclass(frozen=True)
-class DescribeOptions:
-    """What to describe."""
-
-    target: str
-    """A recipe, or the folder of a run or checkpoint."""
-    size: str = "tiny"
-    """The recipe's size."""
-    vocab_size: int = 256
-    """Tokens in the recipe's vocabulary."""
-    changes: dict[str, int | float | str | bool] = field(default_factory=dict)
-    """Changes to the recipe's configuration, such as ``{"layers": 2}``; a text is the source of a value."""
 
 
 def run(arguments: Sequence[str]) -> int:

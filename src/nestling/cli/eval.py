@@ -4,29 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from nestling.cli.options import EvalOptions
 from nestling.cli.parser import Parser
 
 if TYPE_CHECKING:
     from nestling.eval import Score
-
-
-@dataclass(frozen=True)
-class EvalOptions:
-    """What to read, and how."""
-
-    checkpoint: str
-    """The folder of a run or of a checkpoint."""
-    paths: tuple[str, ...] = ()
-    """Text files and folders; none: the held-out part of Python's standard library."""
-    memory: Literal["on", "off", "both"] = "on"
-    """Whether what is read is written to the model's memories; off reads with the memories as they were trained."""
-    state: Literal["fresh", "carried"] = "fresh"
-    """Whether each document is a stream of its own, or all are one stream."""
-    device: str = "auto"
-    """Where to compute: auto (a GPU when there is one), cpu, cuda, cuda:1."""
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -4,41 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nestling.cli.options import GenerateOptions
 from nestling.cli.parser import Parser
 from nestling.errors import NestlingError
 
 if TYPE_CHECKING:
     from nestling.stream import Session
-
-
-@dataclass(frozen=True)
-class GenerateOptions:
-    """What to say, and how to choose the words."""
-
-    checkpoint: str
-    """The folder of a run or of a checkpoint."""
-    prompt: str = ""
-    """The text to go on from; - reads it from standard input."""
-    max_tokens: int = 256
-    """Tokens to make."""
-    temperature: float = 1.0
-    """0 takes the likeliest token, 1 draws as trained."""
-    top_k: int | None = None
-    """Draw from this many of the likeliest tokens; none: from all."""
-    top_p: float = 1.0
-    """Draw from the likeliest tokens that together have this probability."""
-    seed: int = 0
-    """Of the draws: equal seeds, equal text."""
-    session: str | None = None
-    """Go on from a session in this file."""
-    save_session: str | None = None
-    """Write the session to this file afterwards: all that was read and said, to go on from."""
-    device: str = "auto"
-    """Where to compute: auto (a GPU when there is one), cpu, cuda, cuda:1."""
 
 
 def run(arguments: Sequence[str]) -> int:
