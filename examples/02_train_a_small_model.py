@@ -31,7 +31,7 @@ def main(folder: Path) -> None:
     # A run is a function of its configuration: the same one goes on where it stands, which here is at its end.
     print("again:", train(replace(config, console="quiet")).step, "steps, none of them new")
 
-    model, tokenizer, manifest = nl.load_model(config.out)
+    model, tokenizer, _ = nl.load_model(config.out)
     print(nl.describe(model))
     session = nl.Session(model, tokenizer)
     print(repr(session.generate("import ", max_tokens=40, sampler=nl.Sampler(temperature=0.5))))
