@@ -1,0 +1,89 @@
+"""torch.compile(fullgraph=True) of a block: the same outputs, states and outer gradients as eager."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from functools import partial
+
+import pytest
+import torch
+
+import nestling.tree as tree
+from nestling.core import L2, MLP, Chain, Decay, Descend, Gates, Memory, Momentum, Normed, Residual
+from nestling.nn import SelfModifying
+from nestling.ops import Chunk, scan
+
+COMPILER = pytest.mark.skipif(shutil.which("gcc") is None, reason="torch.compile needs a C++ compiler")
+# The whole way through the C++ compiler takes a minute; capturing one graph and differentiating it takes seconds.
+WHOLE = pytest.param("inductor", marks=COMPILER)
+LATER = pytest.param("inductor", marks=[COMPILER, pytest.mark.slow])
+
+LMM = Memory(Residual(Normed(MLP(2, 2))), L2(), Decay(), Chain((Descend(), Momentum())), period=4)
+LENGTH = 10  # the last block is padded: a mask is part of what is compiled
+
+
+@pytest.fixture
+def backend(request, monkeypatch):
+    """What ``torch.compile`` uses; blocks are compiled anew, and forgotten afterwards."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=request.param))
+    forget()
+    yield request.param
+    forget()
+
+
+def forget() -> None:
+    for module in ("nestling.ops.scan", "nestling.nn.self_modifying"):
+        importlib.import_module(module)._compiled.cache_clear()
+    torch.compiler.reset()
+
+
+def total(outputs, state):
+    """A random functional of all that comes out. (The plain sum of what a LayerNorm gives has no gradient.)"""
+    generator = torch.Generator().manual_seed(1)
+    leaves = [outputs, *(leaf for leaf in tree.leaves(state) if leaf.is_floating_point())]
+    return sum((leaf * torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype)).sum() for leaf in leaves)
+
+
+def assert_same(got, expected):
+    for a, b in zip(got, expected, strict=True):
+        assert (a - b).abs().max() <= 1e-9 * max(1.0, float(b.abs().max()))
+
+
+def answers(run, wanted):
+    y, state = run()
+    grads = torch.autograd.grad(total(y, state), wanted)
+    assert all(bool(grad.any()) for grad in grads)
+    return [leaf.detach() for leaf in (y, *tree.leaves(state))], grads
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", LATER], indirect=True)
+def test_a_long_term_memory(backend):
+    """Titans' LMM, forward and backward, in float64."""
+    weights = {
+        n: torch.randn(2, *shape, dtype=torch.float64) * 0.4 for n, shape in LMM.architecture.shapes(4, 4).items()
+    }
+    q, k, v = (
+        torch.nn.functional.normalize(torch.randn(2, 2, LENGTH, 4, dtype=torch.float64), dim=-1) for _ in range(3)
+    )
+    uniform = torch.rand(3, 2, 2, LENGTH, dtype=torch.float64)
+    given = (weights, q, k, v, Gates(0.1 * uniform[0], 0.8 + 0.2 * uniform[1], 0.9 * uniform[2]))
+    wanted = tree.leaves(tree.map(lambda leaf: leaf.requires_grad_(), given))
+    (eager, eager_grads), (compiled, compiled_grads) = (
+        answers(lambda path=path: scan(LMM, *given, path=path), wanted) for path in (Chunk(), Chunk(compiled=True))
+    )
+    assert_same(compiled, eager)
+    assert_same(compiled_grads, eager_grads)
+
+
+@pytest.mark.parametrize("backend", [WHOLE], indirect=True)
+def test_a_self_modifying_layer(backend):
+    """Two groups of delta memories, one of which makes what the other is written with."""
+    layer = SelfModifying(8, 2, 4, path=Chunk(compiled=True)).double()
+    x = torch.randn(2, LENGTH, 8, dtype=torch.float64, requires_grad=True)
+    wanted = [x, *layer.parameters()]
+    compiled, compiled_grads = answers(lambda: layer(x), wanted)
+    layer.path = Chunk()
+    eager, eager_grads = answers(lambda: layer(x), wanted)
+    assert_same(compiled, eager)
+    assert_same(compiled_grads, eager_grads)
