@@ -8,17 +8,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.gradcheck import GradcheckError
 
 import nestling.tree as tree
-from nestling.core import MLP, Normed, Residual
+from nestling.core import L2, MLP, Architecture, Decay, Gates, Memory, Normed, Residual
 from nestling.models import LM
 from nestling.nn import MemoryLayer, SelfModifying
-from nestling.ops import Chunk
+from nestling.ops import Chunk, Path, Reference, scan
 from tests.laws.subjects import (
     EVERYTHING,
     HEADS,
     MEMORIES,
     RECIPES,
+    TITANS,
     assert_close,
     build,
     call,
@@ -171,3 +173,23 @@ def test_gradients_are_finite_through_256_chunks(name):
     assert bool(torch.isfinite(y).all())
     assert all(bool(torch.isfinite(grad).all()) for grad in grads)
     assert all(bool(grad.any()) for grad in grads)
+
+
+def second_derivative_is_exact(architecture: Architecture, path: Path) -> bool:
+    memory = Memory(architecture, L2(), Decay(), TITANS, period=2)
+    weights = {n: torch.randn(1, *s, dtype=torch.float64) for n, s in architecture.shapes(3, 3).items()}
+    q, k, v = (torch.nn.functional.normalize(torch.randn(1, 1, 4, 3, dtype=torch.float64), dim=-1) for _ in range(3))
+    return torch.autograd.gradgradcheck(
+        lambda k: scan(memory, weights, q, k, v, Gates(0.3, 0.9, 0.5), path=path)[0], k.requires_grad_()
+    )
+
+
+@pytest.mark.parametrize("path", [Chunk(stride=0), Reference()], ids=repr)
+def test_second_derivatives_are_exact_too(path):
+    assert second_derivative_is_exact(MLP(1, 2), path)
+
+
+@pytest.mark.xfail(raises=GradcheckError, reason="torch's layer_norm has a wrong third derivative")
+def test_second_derivatives_of_a_normed_memory_are_exact_too():
+    """The inner gradient is one derivative, so this is the third of the norm."""
+    assert second_derivative_is_exact(Normed(MLP(1, 2)), Chunk(stride=0))
