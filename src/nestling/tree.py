@@ -136,7 +136,7 @@ def save(path: str | Path, tree: Any, metadata: dict[str, str] | None = None) ->
             raise NestlingError(f"two tensors of the tree have the path {name}: give one another key.")
         tensors[name] = leaf.detach().to("cpu").contiguous().clone()
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata or {})
+        save_file(tensors, temporary, metadata=metadata or {"format": "pt"})
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

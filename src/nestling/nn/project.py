@@ -24,7 +24,7 @@ class GateRange:
     """The largest θ"""
     lr_start: float = 0.02
     """θ before training"""
-    forget_start: float = 0.003
+    forget_start: float = 0.001
     """1 - retain before training; it can become anything between 0 and 1"""
     momentum_start: float = 0.6
     """η before training; it can become anything between 0 and 1"""
