@@ -75,19 +75,19 @@ class Plan:
 
 
 FULL = Plan(
-    dim=64,
+    dim=128,
     layers=2,
-    heads=2,
+    heads=4,
     vocab_size=1024,
-    batch=8,
-    length=512,
-    steps=120,
+    batch=1,
+    length=1024,
+    steps=400,
     lr=3e-3,
-    unseen=1_000_000,
+    unseen=40_000,
     tail=4096,
-    probe=24,
+    probe=12,
     probe_bytes=4096,
-    windows=24,
+    windows=20,
 )
 """About five minutes on two cores."""
 
