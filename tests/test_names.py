@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -32,6 +34,13 @@ def test_every_name_can_be_imported(module) -> None:
     assert set(module.__all__) <= set(dir(module))
     for name in module.__all__:
         assert getattr(module, name) is not None
+
+
+@pytest.mark.parametrize("module", [nl, train], ids=["nestling", "nestling.train"])
+def test_no_name_is_that_of_a_module_in_the_same_package(module) -> None:
+    """Importing the module would take the name's place, sooner or later."""
+    inside = {found.name for found in pkgutil.iter_modules(module.__path__)}
+    assert not inside & {name for name in module.__all__ if not isinstance(getattr(module, name), ModuleType)}
 
 
 def test_the_values_of_the_core_are_public() -> None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nestling.train.checkpoint import Checkpoint, find, latest, load_model
     from nestling.train.config import Intervals, OptimizerConfig, TrainConfig
-    from nestling.train.dry_run import DryRun, dry_run
     from nestling.train.log import Ended, Evaluated, Event, Listener, Saved, Started, Trained, read
     from nestling.train.loop import TrainResult, train
     from nestling.train.manifest import Manifest
+    from nestling.train.rehearsal import DryRun, dry_run
     from nestling.train.step import Score
 
 __all__ = [
@@ -46,7 +46,7 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("Checkpoint", "find", "latest", "load_model"), "checkpoint"),
     **dict.fromkeys(("Intervals", "OptimizerConfig", "TrainConfig"), "config"),
-    **dict.fromkeys(("DryRun", "dry_run"), "dry_run"),
+    **dict.fromkeys(("DryRun", "dry_run"), "rehearsal"),
     **dict.fromkeys(("Ended", "Evaluated", "Event", "Listener", "Saved", "Started", "Trained", "read"), "log"),
     **dict.fromkeys(("TrainResult", "train"), "loop"),
     "Manifest": "manifest",

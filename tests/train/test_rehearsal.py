@@ -18,6 +18,7 @@ def files(folder: Path) -> list[Path]:
 
 def test_a_dry_run_reports_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = config(tmp_path, tokenizer="bpe", vocab_size=270)
+    dry_run(asked)  # torch makes a folder of its own at its first use
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
