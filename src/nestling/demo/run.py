@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,36 @@ def demo(config: DemoConfig, plan: Plan = FULL) -> tuple[Results, Path]:
     Raises:
         NestlingError: the folder cannot be written, or this Python carries no source to train on.
     """
+    with _one_thread():
+        return _demo(config, plan)
+
+
+def machine() -> dict[str, Any]:
+    """What the speeds depend on."""
+    return {
+        "processor": platform.processor() or platform.machine() or "unknown",
+        "system": platform.system(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Models this small gain little from a second thread and stall when another program takes its core.
+
+    And so the figures do not depend on how many cores there are.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _demo(config: DemoConfig, plan: Plan) -> tuple[Results, Path]:
     begun, steps = time.perf_counter(), Steps(5)
     unseen, runs = corpus.stdlib("unseen"), Path(config.out) / "runs"
     if config.minutes is not None:
@@ -63,17 +94,6 @@ def demo(config: DemoConfig, plan: Plan = FULL) -> tuple[Results, Path]:
         seconds=time.perf_counter() - begun,
     )
     return results, page.write(Path(config.out), results)
-
-
-def machine() -> dict[str, Any]:
-    """What the speeds depend on."""
-    return {
-        "processor": platform.processor() or platform.machine() or "unknown",
-        "system": platform.system(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 def _read_unseen(
