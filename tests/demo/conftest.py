@@ -67,8 +67,8 @@ def results() -> Results:
         on=on,
         off=off,
         baseline=baseline,
-        memory=Difference.between(off.windows, on.windows),
-        against_baseline=Difference.between(baseline.windows, on.windows),
+        memory=Difference.between(off, on),
+        against_baseline=Difference.between(baseline, on),
     )
     contender = Contender("hope", 1000, "Hope()", "report/runs/hope-1", 5000, 9.0, 2.4, ((1000, 5.0), (5000, 2.5)))
     return Results(

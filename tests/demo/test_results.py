@@ -6,11 +6,15 @@ import math
 
 import pytest
 
-from nestling.demo.results import Difference, Kept, Sessions
+from nestling.demo.results import Difference, Kept, Reader, Sessions
 
 
-def test_a_difference_is_the_mean_of_what_is_saved() -> None:
-    found = Difference.between((3.0, 3.0, 3.0, 3.0), (2.0, 2.5, 2.0, 2.5))
+def reader(*windows: float) -> Reader:
+    return Reader("x", sum(windows) / len(windows), windows, 1.0, 1)
+
+
+def test_a_difference_is_what_is_saved() -> None:
+    found = Difference.between(reader(3.0, 3.0, 3.0, 3.0), reader(2.0, 2.5, 2.0, 2.5))
     assert found.mean == pytest.approx(0.75)
     assert (found.first, found.last) == (1.0, 0.5)
     # The standard error of four numbers: s/√4 with s² = Σ(x−x̄)²/3.
@@ -18,13 +22,18 @@ def test_a_difference_is_the_mean_of_what_is_saved() -> None:
     assert found.sure
 
 
+def test_a_difference_is_over_all_bytes_and_not_over_windows() -> None:
+    slow, fast = reader(2.0, 2.0), Reader("y", 1.25, (1.0, 2.0), 1.0, 1)
+    assert Difference.between(slow, fast).mean == 0.75
+
+
 def test_a_difference_within_its_scatter_is_not_sure() -> None:
-    assert not Difference.between((2.0, 2.0), (1.9, 2.2)).sure
-    assert not Difference.between((2.0, 2.0), (2.0, 2.0)).sure
+    assert not Difference.between(reader(2.0, 2.0), reader(1.9, 2.2)).sure
+    assert not Difference.between(reader(2.0, 2.0), reader(2.0, 2.0)).sure
 
 
 def test_one_window_is_enough_to_compute() -> None:
-    assert Difference.between((2.0,), (1.5,)).last == 0.5
+    assert Difference.between(reader(2.0), reader(1.5)).last == 0.5
 
 
 def test_a_change_counts_beyond_two_standard_errors() -> None:

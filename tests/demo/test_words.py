@@ -13,11 +13,12 @@ from nestling.demo.results import Difference, Kept, Results, Sessions
 def with_memory(results: Results, on: tuple[float, ...]) -> Results:
     stream = results.stream
     mean = sum(on) / len(on)
+    reader = replace(stream.on, windows=on, bits_per_byte=mean)
     changed = replace(
         stream,
-        on=replace(stream.on, windows=on, bits_per_byte=mean),
-        memory=Difference.between(stream.off.windows, on),
-        against_baseline=Difference.between(stream.baseline.windows, on),
+        on=reader,
+        memory=Difference.between(stream.off, reader),
+        against_baseline=Difference.between(stream.baseline, reader),
     )
     return replace(results, stream=changed)
 

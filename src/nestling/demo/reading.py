@@ -91,6 +91,6 @@ def compare(text: Text, on: Reader, off: Reader, baseline: Reader) -> Stream:
         on=on,
         off=off,
         baseline=baseline,
-        memory=Difference.between(off.windows, on.windows),
-        against_baseline=Difference.between(baseline.windows, on.windows),
+        memory=Difference.between(off, on),
+        against_baseline=Difference.between(baseline, on),
     )

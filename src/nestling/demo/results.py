@@ -49,6 +49,7 @@ class Difference:
     """
 
     mean: float
+    """Over all bytes."""
     error: float
     first: float
     """In the first quarter of the windows."""
@@ -56,19 +57,20 @@ class Difference:
     """In the last quarter of the windows."""
 
     @classmethod
-    def between(cls, more: tuple[float, ...], less: tuple[float, ...]) -> Difference:
-        """What the reader of ``less`` saves against the reader of ``more``.
+    def between(cls, more: Reader, less: Reader) -> Difference:
+        """What the reader ``less`` saves against the reader ``more``.
 
-        >>> Difference.between((2.0, 2.0, 2.0, 2.0), (2.0, 1.9, 1.9, 1.8)).last.__round__(3)
+        >>> slow, fast = Reader("a", 2.0, (2.0, 2.0), 1.0, 1), Reader("b", 1.8, (1.9, 1.7), 1.0, 1)
+        >>> round(Difference.between(slow, fast).mean, 3)
         0.2
         """
-        saved = [a - b for a, b in zip(more, less, strict=True)]
+        saved = [a - b for a, b in zip(more.windows, less.windows, strict=True)]
         count = len(saved)
-        mean = sum(saved) / count
-        spread = math.sqrt(sum((each - mean) ** 2 for each in saved) / max(count - 1, 1))
+        middle = sum(saved) / count
+        spread = math.sqrt(sum((each - middle) ** 2 for each in saved) / max(count - 1, 1))
         quarter = max(count // 4, 1)
         ends = (sum(saved[:quarter]) / quarter, sum(saved[-quarter:]) / quarter)
-        return cls(mean, spread / math.sqrt(count), *ends)
+        return cls(more.bits_per_byte - less.bits_per_byte, spread / math.sqrt(count), *ends)
 
     @property
     def sure(self) -> bool:

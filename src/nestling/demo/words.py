@@ -31,7 +31,8 @@ def memory(stream: Stream) -> str:
             verdict = "writing makes no difference that this stream can show"
     return (
         f"Reading {stream.package} once, the model spends {_bits(stream.on.bits_per_byte)} with its memory on and "
-        f"{stream.off.bits_per_byte:.3f} with it off: {verdict} ({_spread(saved)})."
+        f"{stream.off.bits_per_byte:.3f} with it off: {verdict} "
+        f"({_spread(saved, 'on − off')})."
     )
 
 
@@ -60,7 +61,7 @@ def baseline(results: Results) -> str:
         verdict = f"{results.memory.recipe} needs {_part(order[1], stream.baseline.bits_per_byte)} {order[0]} bits"
     return (
         f"The transformer of equal size, trained on the same tokens, spends {_bits(stream.baseline.bits_per_byte)} on the "
-        f"same stream: {verdict} ({_spread(saved)})."
+        f"same stream: {verdict} ({_spread(saved, f'{results.memory.recipe} − transformer')})."
     )
 
 
@@ -111,5 +112,5 @@ def _part(difference: float, whole: float) -> str:
     return f"{100 * difference / whole:.1f} %"
 
 
-def _spread(saved: Difference) -> str:
-    return f"{saved.mean:+.3f} ± {saved.error:.3f} bits per byte saved"
+def _spread(saved: Difference, pair: str) -> str:
+    return f"{pair}: {-saved.mean:+.3f} ± {saved.error:.3f}"
