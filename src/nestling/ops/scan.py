@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from torch import Tensor
 from nestling.core import Gates, Memory, MemoryState, Weights
 from nestling.errors import NestlingError
 from nestling.ops.chunk import BlockState, Tokens, block, supported
+from nestling.ops.door import check_memory, check_tokens, spread
 from nestling.ops.drive import Chunk, begin, drive
 from nestling.ops.layout import Marks
 from nestling.ops.reference import scan_reference
@@ -61,8 +61,9 @@ def scan(
     >>> torch.allclose(y[:, :, 0], v[:, :, 0], atol=1e-6)
     True
     """
-    _check(q, k, v)
+    check_tokens(q, k, v, marks)
     going, fresh = _parts(state)
+    check_memory(memory, going, fresh, k, v)
     if marks.starts is not None and fresh is None:
         raise NestlingError(
             "documents begin inside the batch, but where their memories begin is not known: pass state=Resumed(state, weights)."
@@ -70,9 +71,9 @@ def scan(
     example = going.dual if going is not None else fresh
     assert example is not None
     dtype = next(iter(example.values())).dtype
-    spread = _spread(gates, q.shape[:3], dtype, q.device)
+    each = spread(gates, example.keys(), q, dtype)
     with torch.autocast(q.device.type, enabled=False):
-        args = (q.to(dtype), k.to(dtype), v.to(dtype), spread)
+        args = (q.to(dtype), k.to(dtype), v.to(dtype), each)
         match path if path != "auto" else _choose(memory):
             case Reference():
                 origin = begin(memory, fresh, q.shape[0]) if fresh is not None else None
@@ -100,31 +101,6 @@ def _parts(state: MemoryState | Weights | Resumed) -> tuple[MemoryState | None, 
 
 def _choose(memory: Memory) -> Reference | Chunk:
     return Chunk() if supported(memory) else Reference()
-
-
-def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
-    if q.dim() != 4 or q.shape != k.shape or v.shape[:3] != k.shape[:3]:
-        shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
-        raise NestlingError(f"scan needs q and k (B, H, T, keys) and v (B, H, T, values), got {shapes}.")
-    if q.shape[2] == 0:
-        raise NestlingError("scan needs at least one token, got T = 0.")
-
-
-def _spread(gates: Gates, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Gates:
-    """Every gate as a tensor (B, H, T), or a mapping of them."""
-
-    def one(name: str, gate: Any) -> Any:
-        if isinstance(gate, Mapping):
-            return {weight: one(f"{name}[{weight!r}]", each) for weight, each in gate.items()}
-        tensor = torch.as_tensor(gate, dtype=dtype, device=device)
-        try:
-            return tensor.expand(shape)
-        except RuntimeError:
-            raise NestlingError(
-                f"gate {name} has shape {tuple(tensor.shape)}: it must broadcast to (B, H, T) = {tuple(shape)}."
-            ) from None
-
-    return Gates(*(one(n, g) for n, g in vars(gates).items()))
 
 
 def _eager(memory: Memory) -> Any:
