@@ -8,7 +8,7 @@ from torch import Tensor
 
 import nestling.tree as tree
 from nestling.errors import NestlingError
-from nestling.ops.loop import STORED, loop
+from nestling.ops.loop import loop
 from nestling.tree import state
 
 COUNT = 11
@@ -143,14 +143,15 @@ def test_states_are_stored_every_stride_blocks_only():
     assert saved_bytes(8) < 0.2 * saved_bytes(0)
 
 
-def test_long_loops_recompute_by_themselves():
+def test_loops_recompute_by_themselves_when_their_states_are_large(monkeypatch):
     calls = []
+    monkeypatch.setattr("nestling.ops.loop.STORED", 4 * 32)  # bytes: 32 states of one float32
 
     def short(index: int, carry: Tensor, now: Tensor, shared: None) -> tuple[Tensor, Tensor]:
         calls.append(index)
         return now * carry, carry * 0.9
 
-    for count, runs in ((STORED, STORED), (STORED + 1, 2 * STORED + 2)):
+    for count, runs in ((32, 32), (33, 2 * 33)):
         calls.clear()
         carry = torch.ones(1, 1, 1, requires_grad=True)
         y, _ = loop(short, carry, torch.ones(1, 1, count, 1), None, count)

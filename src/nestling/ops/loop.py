@@ -19,8 +19,8 @@ from nestling.errors import NestlingError
 Step = Callable[[int, Any, Any, Any], tuple[Tensor, Any]]
 """(index, carry, inputs of the block, what all blocks share) -> (output of the block, carry)"""
 
-STORED = 32
-"""Up to this many blocks everything is stored: recomputing costs a third more time."""
+STORED = 256 * 2**20
+"""Up to this many bytes of states, one a block, everything is stored: recomputing costs a third more time."""
 
 
 def loop(step: Step, carry: Any, inputs: Any, shared: Any, count: int, stride: int | None = None) -> tuple[Tensor, Any]:
@@ -30,7 +30,7 @@ def loop(step: Step, carry: Any, inputs: Any, shared: Any, count: int, stride: i
     output. ``stride``: blocks between stored states; 0 stores everything; None chooses.
     """
     if stride is None:
-        stride = 0 if count <= STORED else math.isqrt(count)
+        stride = 0 if count * tree.nbytes(carry) <= STORED else math.isqrt(count)
     leaves, rebuild = tree.flatten((carry, inputs, shared))
     if stride == 0 or not (torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)):
         return _run(step, carry, inputs, shared, range(count))
