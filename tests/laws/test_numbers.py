@@ -46,6 +46,22 @@ def test_bfloat16_autocast_is_finite_and_near(name):
     assert (logits.float() - expected).norm() <= 0.15 * expected.norm()
 
 
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_a_model_in_bfloat16_streams(name):
+    """Weights in half precision too; what a memory accumulates stays in float32 (0.999 has no bfloat16)."""
+    half = copy.deepcopy(model(name)).bfloat16()
+    tokens = draw(half, 2, LENGTH)
+    with torch.no_grad():
+        expected, _ = model(name)(tokens)
+        first, state = half(tokens)
+        second, state = half(tokens, state)
+    assert first.dtype == second.dtype == torch.bfloat16
+    assert all(bool(torch.isfinite(leaf).all()) for leaf in (first, second, *tree.leaves(state)))
+    assert (first.double() - expected).norm() <= 0.2 * expected.norm()
+    memories = [leaf for path, leaf in tree.items(state) if ".dual." in path or ".anchor." in path or ".rule." in path]
+    assert {leaf.dtype for leaf in memories if leaf.is_floating_point()} <= {torch.float32}
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_an_untrained_model_knows_nothing(name):
     """The first loss is ln V within 5 %: no token is likelier than another."""
