@@ -28,10 +28,10 @@ OURS = ("reference", "chunk", "compiled")
 PEER = "titans-pytorch"
 
 
-def cases(quick: bool) -> list[dict[str, Any]]:
+def cases(quick: bool, threads: int) -> list[dict[str, Any]]:
     """Everything that is measured, short sequences first, so that what grows too slow is known before it is started."""
     lengths = [1024, 4096] if quick else [1024, 4096, 16384, 32768]
-    fixed = {"dim": 384, "threads": os.cpu_count(), "seed": 0, "limit_gib": 20}
+    fixed = {"dim": 384, "threads": threads, "seed": 0, "limit_gib": 20}
     listed = [
         {**fixed, "kind": "training", "implementation": name, "heads": heads, "chunk": chunk, "backward": backward}
         | {"length": length, "repeats": 5, "budget": 8}
@@ -140,11 +140,12 @@ def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", help="an interpreter that has titans-pytorch 0.5.5")
+    parser.add_argument("--threads", type=int, default=1, help="more than one stalls when another program wants a core")
     parser.add_argument("--quick", action="store_true", help="short sequences only")
     parser.add_argument("--timeout", type=float, default=75, help="seconds a case may take")
     options = parser.parse_args()
     results: list[dict[str, Any]] = []
-    listed = cases(options.quick)
+    listed = cases(options.quick, options.threads)
     with Progress() as progress:
         task = progress.add_task("measuring", total=len(listed))
         for case in listed:
@@ -157,7 +158,7 @@ def main() -> int:
     command = "python -m benchmarks.scan" + (" --quick" if options.quick else "") + " --peer-python PATH"
     header = (
         f"# Memory layer: paths side by side ({machine}, {today})\n\n`{command}`, seed 0, batch 1, dim 384, float32, "
-        f"{os.cpu_count()} threads, {_torch()}. Titans LMM: 2-layer ×4 memory with residual and layer norm, momentum and forgetting. "
+        f"threads {options.threads}, {_torch()}. Titans LMM: 2-layer ×4 memory with residual and layer norm, momentum and forgetting. "
         "Ours: gates, momentum and reads per token. titans-pytorch 0.5.5: same memory, `batch_size=chunk_size`, gates per chunk."
     )
     text = markdown(results, header)
