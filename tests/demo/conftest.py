@@ -60,6 +60,7 @@ def results() -> Results:
     on, off, baseline = readers
     stream = Stream(
         package="email",
+        part="email",
         documents=2,
         bytes=4000,
         tokens=1000,

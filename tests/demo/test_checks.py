@@ -63,7 +63,8 @@ def test_what_is_kept_is_what_each_document_costs(session: Session) -> None:
 
 def test_a_reading_is_counted_in_bytes() -> None:
     text = Text.of([Document("pack/a", "abcd"), Document("pack/b", "efgh")], ByteTokenizer(), limit=6)
-    assert (text.package, text.documents, len(text.tokens)) == ("pack", 2, 6)
+    assert (text.package, text.documents, text.whole, len(text.tokens)) == ("pack", 2, False, 6)
+    assert Text.of([Document("pack/a", "abcd")], ByteTokenizer(), limit=4).whole
     nats = torch.tensor([1.0, 1.0, 2.0, 2.0, 2.0], dtype=torch.float64) * torch.tensor(2.0, dtype=torch.float64).log()
     found = reader("x", text, nats, 1.0, 1, windows=2)
     assert found.bits_per_byte == pytest.approx(8 / 5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from nestling.train import Evaluated, Intervals, OptimizerConfig, TrainConfig, T
 
 TOLERANCE = 0.03
 """How far the sizes of the two models may differ, as a fraction."""
+
+_POINTS = 50  # of the training curve
+_HELD_OUT = 32_768  # tokens that are predicted after the training
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +92,20 @@ def fit(config: TrainConfig) -> Trainee:
         tokens=manifest.step * config.tokens_per_step,
         seconds=seconds,
         bits_per_byte=evaluated[-1].bits_per_byte,
-        curve=tuple((event.tokens, event.bits_per_byte) for event in trained),
+        curve=smooth([(event.tokens, event.bits_per_byte) for event in trained], _POINTS),
     )
     return Trainee(model, tokenizer, found)
+
+
+def smooth(curve: Sequence[tuple[int, float]], points: int) -> tuple[tuple[int, float], ...]:
+    """Means over equal parts of a curve: at most ``points`` of them, each at the end of its part.
+
+    >>> smooth([(1, 4.0), (2, 2.0), (3, 1.0), (4, 0.0)], 2)
+    ((2, 3.0), (4, 0.5))
+    """
+    width = -(-len(curve) // points)
+    parts = [curve[low : low + width] for low in range(0, len(curve), width)]
+    return tuple((part[-1][0], sum(bits for _, bits in part) / len(part)) for part in parts)
 
 
 def _shape(plan: Plan) -> dict[str, Any]:
@@ -122,8 +137,9 @@ def _config(recipe: str, changes: dict[str, Any], plan: Plan, seed: int, out: Pa
         length=plan.length,
         seed=seed,
         device="cpu",
+        eval_batches=max(_HELD_OUT // (plan.batch * plan.length), 1),
         optimizer=OptimizerConfig(lr=plan.lr),
-        every=Intervals(log=max(plan.steps // 60, 1), evaluate=plan.steps, checkpoint=max(plan.steps // 4, 1)),
+        every=Intervals(log=1, evaluate=plan.steps, checkpoint=max(plan.steps // 4, 1)),
         tensorboard=False,
     )
     # A folder for each set of settings: the same command goes on with a run, another one never meets it.

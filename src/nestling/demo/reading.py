@@ -28,6 +28,8 @@ class Text:
 
     package: str
     documents: int
+    """Files that were read, the last one perhaps in part."""
+    whole: bool
     tokens: Tensor
     """(N,) int64"""
     sizes: Tensor
@@ -43,10 +45,11 @@ class Text:
                 break
             tokens += tokenizer.encode(document.text)
             read += 1
+        whole = read == len(documents) and len(tokens) <= limit
         tokens = tokens[:limit]
         kinds, where = torch.tensor(tokens).unique(return_inverse=True)
         sizes = torch.tensor([tokenizer.count_bytes([kind]) for kind in kinds.tolist()])[where]
-        return cls(documents[0].name.split("/")[0], read, torch.tensor(tokens), sizes)
+        return cls(documents[0].name.split("/")[0], read, whole, torch.tensor(tokens), sizes)
 
 
 def feed(session: Session, tokens: Tensor, progress: Progress = lambda read: None) -> tuple[Tensor, float]:
@@ -84,6 +87,7 @@ def compare(text: Text, on: Reader, off: Reader, baseline: Reader) -> Stream:
     size = int(text.sizes.sum())
     return Stream(
         package=text.package,
+        part=text.package if text.whole else f"the first {size:,} bytes of {text.package}",
         documents=text.documents,
         bytes=size,
         tokens=len(text.tokens),

@@ -83,6 +83,8 @@ class Stream:
     """The unseen package, read once by each reader."""
 
     package: str
+    part: str
+    """What of it was read, in words."""
     documents: int
     bytes: int
     tokens: int

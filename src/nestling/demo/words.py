@@ -12,7 +12,7 @@ def findings(results: Results) -> list[str]:
         *along(results.stream),
         baseline(results),
         sessions(results.sessions),
-        *(retention(kept, results.stream.package) for kept in results.kept),
+        *(retention(kept, results.stream.part) for kept in results.kept),
     ]
 
 
@@ -30,7 +30,7 @@ def memory(stream: Stream) -> str:
         case _:
             verdict = "writing makes no difference that this stream can show"
     return (
-        f"Reading {stream.package} once, the model spends {_bits(stream.on.bits_per_byte)} with its memory on and "
+        f"Reading {stream.part} once, the model spends {_bits(stream.on.bits_per_byte)} with its memory on and "
         f"{stream.off.bits_per_byte:.3f} with it off: {verdict} "
         f"({_spread(saved, 'on − off')})."
     )
@@ -78,7 +78,7 @@ def sessions(found: Sessions) -> str:
     )
 
 
-def retention(kept: Kept, package: str) -> str:
+def retention(kept: Kept, part: str) -> str:
     """What the stream did to what the model knew before."""
     change = kept.after - kept.fresh
     if not kept.sure:
@@ -88,7 +88,7 @@ def retention(kept: Kept, package: str) -> str:
         if change > 0.1 * kept.fresh:
             verdict = f"{_part(change, kept.fresh)} more: it forgot"
     return (
-        f"After {package}, {kept.kind} cost {_bits(kept.after)}, from a fresh state {kept.fresh:.3f}: {verdict} "
+        f"After {part}, {kept.kind} cost {_bits(kept.after)}, from a fresh state {kept.fresh:.3f}: {verdict} "
         f"(difference {change:+.3f} ± {kept.error:.3f})."
     )
 
