@@ -119,6 +119,11 @@ def _aligned(
     given = tree.map(lambda x: x.unflatten(2, (blocks, size)), (inputs, filled))
     y, carry = loop(step, tuple(state for state, _ in _opened(memories, ready)), given, None, blocks, chunk.stride)
     phases = (torch.full_like(state.phase, _within(m, length)) for m, state in zip(memories, ready, strict=True))
+    # Before its first commit an anchor is the initial weights themselves; a state shares nothing with them.
+    carry = tuple(
+        BlockState(held.dual, tree.map(torch.clone, held.anchor), held.trace) if length <= memory.period else held
+        for memory, held in zip(memories, carry, strict=True)
+    )
     return y.flatten(2, 3)[:, :, :length], _closed(memories, tuple(zip(carry, phases, strict=True)))
 
 
