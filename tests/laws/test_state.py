@@ -100,3 +100,17 @@ def test_rows_of_an_initial_state_share_nothing(name):
             leaf[0] += 1
             assert torch.equal(leaf[1], kept), path
             leaf[0] -= 1
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_a_state_shares_nothing_with_the_parameters(name, batch):
+    """A step of an optimizer in place leaves what was read before as it was read."""
+    module = build(name)
+    with torch.no_grad():
+        states = [module.initial_state(batch)]
+        states += [call(module, draw(module, batch, length))[1] for length in (1, 11)]
+        before = tree.fork(states)
+        for parameter in module.parameters():
+            parameter += 1
+    assert_equal(states, before)
