@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
 import nestling as nl
 from nestling.cli import main
+from nestling.demo import contenders
 from nestling.demo.config import QUICK
+from nestling.train import Event, TrainConfig, Trained, TrainResult
 from tests.cli.conftest import Call
 from tests.demo.conftest import Report
 
@@ -65,6 +68,26 @@ def test_the_same_command_repeats_the_same_figures(report: Report, tmp_path: Pat
             ours, theirs = ours[key], theirs[key]
         assert ours == theirs, path
     assert again["memory"]["bits_per_byte"] == report.summary["memory"]["bits_per_byte"]
+
+
+def test_an_interrupt_saves_and_the_same_command_goes_on(tmp_path: Path, call: Call, monkeypatch) -> None:
+    before = contenders.train
+
+    def stopped(config: TrainConfig) -> TrainResult:
+        def once(event: Event) -> None:
+            if isinstance(event, Trained) and event.step == 1:
+                signal.raise_signal(signal.SIGINT)
+
+        return before(config, [once])
+
+    monkeypatch.setattr(contenders, "train", stopped)
+    said = call("demo", "--quick", "--out", tmp_path)
+    assert said.status == 130
+    assert "stopped by SIGINT after step 1" in said.err
+    monkeypatch.setattr(contenders, "train", before)
+    said = call("demo", "--quick", "--out", tmp_path)
+    assert said.status == 0
+    assert "goes on after step 1" in said.err
 
 
 @pytest.mark.parametrize(

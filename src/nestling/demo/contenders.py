@@ -72,10 +72,14 @@ def parameters(recipe: str, plan: Plan, changes: dict[str, Any]) -> int:
 
 
 def fit(config: TrainConfig) -> Trainee:
-    """Train by ``config``, or go on where a run of the same settings has stopped."""
+    """Train by ``config``, or go on where a run of the same settings has stopped.
+
+    Raises:
+        SystemExit: a signal has stopped the run; the same command goes on with it.
+    """
     result = train(config)
-    if result.signal:
-        raise KeyboardInterrupt
+    if result.signal:  # the run is saved and has said so
+        raise SystemExit(result.exit_code)
     model, tokenizer, manifest = load_model(config.out)
     events = [event for _, event in read(Path(config.out) / "log.jsonl")]
     trained = [event for event in events if isinstance(event, Trained)]
