@@ -62,7 +62,7 @@ def test_a_rehearsal_prints_and_writes_nothing(text: Path, tmp_path: Path, call:
     [
         (["--recipe", "hop"], "nestling: error: unknown recipe 'hop': use one of transformer, "),
         (["--size", "huge"], "nestling: error: unknown size 'huge': use one of tiny, "),
-        (["--changes.depth", "3"], "nestling: error: hope has no field 'depth': use one of "),
+        (["--changes.depth", "3"], "nestling: error: titans_lmm has no field 'depth': use one of "),
         (["--data", "absent.txt"], "nestling: error: no such file or folder: absent.txt."),
         (["--data", "EMPTY"], "nestling: error: no text to read in EMPTY: pass text files, or folders that hold some."),
         (["--device", "abacus"], "nestling: error: device 'abacus' cannot be used here"),

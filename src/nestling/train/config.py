@@ -78,7 +78,7 @@ class TrainConfig:
     True
     """
 
-    recipe: str = "hope"
+    recipe: str = "titans_lmm"
     """The system to train: one of ``nl.recipes()``."""
     size: str = "tiny"
     """The recipe's size."""
