@@ -51,6 +51,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three steps of hope."""
     folder = tmp_path_factory.mktemp("runs") / "hope"
-    status = main(["train", "--out", str(folder), "--data", str(text), "--steps", "3", "--tensorboard", "false", *TINY])
+    words = ["--recipe", "hope", "--data", str(text), "--steps", "3", "--tensorboard", "false", *TINY]
+    status = main(["train", "--out", str(folder), *words])
     assert status == 0
     return folder
