@@ -20,7 +20,7 @@ TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(READY) ## train a small Hope and a transformer, stream an unseen package, write report/index.html
+demo: $(READY) ## train a small Titans and a transformer, stream an unseen package, write report/index.html
 	$(BIN)/nestling demo $(ARGS)
 
 test: $(READY) ## the tests that are not marked slow
