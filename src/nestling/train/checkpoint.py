@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import tempfile
@@ -21,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nestling import tree
+from nestling.atomic import flush
 from nestling.data import Tokenizer, load_tokenizer
 from nestling.errors import NestlingError
 from nestling.models import LM
@@ -67,7 +67,7 @@ class Checkpoint:
                 temporary.chmod(run.stat().st_mode & 0o777)  # mkdtemp lets nobody else read
                 _remove(final)  # a folder without a manifest, or the run would have gone on from it
                 temporary.rename(final)
-                _flush(run)
+                flush(run)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         except (OSError, SafetensorError) as error:
@@ -266,11 +266,3 @@ def _remove(folder: Path) -> None:
         hidden = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{_HIDDEN}removed."))
         folder.rename(hidden / folder.name)
         shutil.rmtree(hidden, ignore_errors=True)
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
