@@ -20,7 +20,7 @@ def test_both_branches_may_keep_state_and_nest():
     block = Block(8, Attention(8, 2, 4), inner)
     _, (window, (first, second)) = block(torch.randn(2, 5, 8))
     assert window.key.shape[2] == 4 and first.shape == (2, 1, 8) and second.shape == (2, 2, 8)
-    assert [row.name for row in block.levels()] == ["window"]
+    assert [row.name for row in block.levels()] == ["mixer.window"]
 
 
 def test_a_branch_that_says_nothing_leaves_the_stream_as_it_is():

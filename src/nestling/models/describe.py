@@ -47,11 +47,7 @@ def describe(model: LM) -> NestedSystem:
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
     rows = _merge(
-        [
-            (f"blocks.{i}.mixer.{row.name}", row)
-            for i, block in enumerate(model.blocks)
-            for row in _mixer(block).levels()
-        ]
+        [(f"blocks.{i}.{row.name}", row) for i, block in enumerate(model.blocks) for row in _mixer(block).levels()]
     )
     outer = LevelRow(
         name="weights",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer, State
@@ -38,5 +40,6 @@ class Block(Mixer):
         return x + y, (of_mixer, of_channel)
 
     def levels(self) -> list[LevelRow]:
-        """Those of the two."""
-        return self.mixer.levels() + self.channel.levels()
+        """Those of the two, named after their place."""
+        parts = (("mixer", self.mixer), ("channel", self.channel))
+        return [replace(row, name=f"{place}.{row.name}") for place, part in parts for row in part.levels()]
