@@ -46,7 +46,7 @@ def cases(quick: bool, threads: int) -> list[dict[str, Any]]:
         {**fixed, "kind": "streaming", "implementation": "chunk", "heads": heads, "chunk": 16, "piece": piece}
         | {"length": length // (10 if quick else 1)}
         for heads in (1, 4)
-        for piece, length in ((512, 131_072), (1, 20_000))
+        for piece, length in ((512, 32_768), (1, 4_000))
     ]
     return listed + streams
 
@@ -127,7 +127,8 @@ def _cell(result: dict[str, Any] | None) -> str:
         return str(result["error"])
     middle = statistics.median(result["seconds"])
     spread = 50 * (max(result["seconds"]) - min(result["seconds"])) / middle
-    return f"{result['tokens_per_second']:,.0f} ± {spread:.0f}%, {result['peak_mib']:,.0f} MiB"
+    memory = "" if result["peak_mib"] is None else f", {result['peak_mib']:,.0f} MiB"
+    return f"{result['tokens_per_second']:,.0f} ± {spread:.0f}%{memory}"
 
 
 def _ratio(ours: dict[str, Any] | None, peer: dict[str, Any] | None) -> str:
@@ -141,11 +142,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", help="an interpreter that has titans-pytorch 0.5.5")
     parser.add_argument("--threads", type=int, default=1, help="more than one stalls when another program wants a core")
+    parser.add_argument("--kind", choices=("training", "streaming"), help="only these cases (default: both)")
     parser.add_argument("--quick", action="store_true", help="short sequences only")
     parser.add_argument("--timeout", type=float, default=75, help="seconds a case may take")
     options = parser.parse_args()
     results: list[dict[str, Any]] = []
-    listed = cases(options.quick, options.threads)
+    listed = [case for case in cases(options.quick, options.threads) if options.kind in (None, case["kind"])]
     with Progress() as progress:
         task = progress.add_task("measuring", total=len(listed))
         for case in listed:
@@ -155,14 +157,24 @@ def main() -> int:
             progress.advance(task)
     machine = f"{os.cpu_count()}-core-{platform.machine()}"
     today = datetime.date.today().isoformat()
-    command = "python -m benchmarks.scan" + (" --quick" if options.quick else "") + " --peer-python PATH"
+    command = (
+        "python -m benchmarks.scan"
+        + (f" --kind {options.kind}" if options.kind else "")
+        + (" --quick" if options.quick else "")
+        + " --peer-python PATH"
+    )
     header = (
         f"# Memory layer: paths side by side ({machine}, {today})\n\n`{command}`, seed 0, batch 1, dim 384, float32, "
         f"threads {options.threads}, {_torch()}. Titans LMM: 2-layer ×4 memory with residual and layer norm, momentum and forgetting. "
         "Ours: gates, momentum and reads per token. titans-pytorch 0.5.5: same memory, `batch_size=chunk_size`, gates per chunk."
     )
     text = markdown(results, header)
-    base = ROOT / "benchmarks" / "results" / f"scan-{machine}-{today}{'-quick' if options.quick else ''}"
+    base = (
+        ROOT
+        / "benchmarks"
+        / "results"
+        / f"{options.kind or 'scan'}-{machine}-{today}{'-quick' if options.quick else ''}"
+    )
     base.with_suffix(".md").write_text(text)
     base.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
     print(text)
