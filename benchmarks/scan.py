@@ -1,6 +1,7 @@
 """A Titans memory layer: reference, chunk and compiled path beside the PyPI package titans-pytorch, in one run.
 
-    python -m benchmarks.scan --peer-python PATH        all (about 25 minutes on two cores)
+    python -m benchmarks.scan --peer-python PATH        every path at every length (an hour or two)
+    python -m benchmarks.scan --short --peer-python PATH    about 25 minutes
     python -m benchmarks.scan --quick                   a few minutes, short sequences, without what is slow
 
 The peer lives in an environment of its own (``pip install -c constraints.txt torch titans-pytorch==0.5.5``); without
@@ -28,7 +29,7 @@ OURS = ("reference", "chunk", "compiled")
 PEER = "titans-pytorch"
 
 
-def cases(quick: bool, threads: int) -> list[dict[str, Any]]:
+def cases(quick: bool, short: bool, threads: int) -> list[dict[str, Any]]:
     """Everything that is measured, short sequences first, so that what grows too slow is known before it is started."""
     lengths = [1024, 4096] if quick else [1024, 4096, 16384, 32768]
     fixed = {"dim": 384, "threads": threads, "seed": 0, "limit_gib": 20}
@@ -40,7 +41,7 @@ def cases(quick: bool, threads: int) -> list[dict[str, Any]]:
         for chunk in (16, 64)
         for backward in (False, True)
         for name in (*OURS, PEER)
-        if _worth(name, length, backward, quick)
+        if not (quick or short) or _worth(name, length, backward, quick)
     ]
     streams = [
         {**fixed, "kind": "streaming", "implementation": "chunk", "heads": heads, "chunk": 16, "piece": piece}
@@ -143,11 +144,14 @@ def main() -> int:
     parser.add_argument("--peer-python", help="an interpreter that has titans-pytorch 0.5.5")
     parser.add_argument("--threads", type=int, default=1, help="more than one stalls when another program wants a core")
     parser.add_argument("--kind", choices=("training", "streaming"), help="only these cases (default: both)")
+    parser.add_argument("--short", action="store_true", help="forward and the slow paths at short sequences only")
     parser.add_argument("--quick", action="store_true", help="short sequences only")
     parser.add_argument("--timeout", type=float, default=75, help="seconds a case may take")
     options = parser.parse_args()
     results: list[dict[str, Any]] = []
-    listed = [case for case in cases(options.quick, options.threads) if options.kind in (None, case["kind"])]
+    listed = [
+        case for case in cases(options.quick, options.short, options.threads) if options.kind in (None, case["kind"])
+    ]
     with Progress() as progress:
         task = progress.add_task("measuring", total=len(listed))
         for case in listed:
@@ -160,6 +164,7 @@ def main() -> int:
     command = (
         "python -m benchmarks.scan"
         + (f" --kind {options.kind}" if options.kind else "")
+        + (" --short" if options.short else "")
         + (" --quick" if options.quick else "")
         + " --peer-python PATH"
     )
