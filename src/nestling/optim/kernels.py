@@ -1,0 +1,205 @@
+"""Rules over many weights at once, in place: what ``Rule.update`` computes one by one, with few passes over memory.
+
+Each kernel is pinned to the rule of the core by a test. A rule without a kernel runs weight by weight, as it is. Factors
+(rates, corrections of bias) are carried as numbers and multiplied where a tensor is written anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from nestling import tree
+from nestling.core.gates import Gates
+from nestling.core.rule import Chain, Descend, Every, Hold, Momentum, NewtonSchulz, Rule, Scale, Sum
+from nestling.optim.rules import Before, Quotient, Root, Sign, Square, Unbiased
+
+Tensors: TypeAlias = list[Tensor] | tuple[Tensor, ...]
+
+
+class Column(list[Tensor]):
+    """One quantity of the state, for each weight: a leaf of the state of many."""
+
+
+@dataclass(frozen=True)
+class Signals:
+    """cᵢ gᵢ, or cᵢ gᵢ² with ``power`` 2: tensors that are not to be written to, and numbers that wait to be multiplied."""
+
+    tensors: Tensors
+    factors: tuple[float, ...]
+    power: int = 1
+
+    @classmethod
+    def of(cls, tensors: Tensors) -> Signals:
+        """The tensors as they are."""
+        return cls(tensors, (1.0,) * len(tensors))
+
+    def times(self, *factors: float) -> Signals:
+        """Multiplied by one number, or by one for each."""
+        each = factors * len(self.factors) if len(factors) == 1 else factors
+        return Signals(self.tensors, tuple(a * b for a, b in zip(self.factors, each, strict=True)), self.power)
+
+    def whole(self) -> Tensors:
+        """The tensors with everything multiplied out."""
+        tensors = torch._foreach_mul(self.tensors, self.tensors) if self.power == 2 else self.tensors
+        return tensors if set(self.factors) == {1.0} else torch._foreach_mul(tensors, self.factors)
+
+    def pick(self, indices: Sequence[int]) -> Signals:
+        """Those of some weights."""
+        return Signals([self.tensors[i] for i in indices], tuple(self.factors[i] for i in indices), self.power)
+
+    def add_to(self, targets: Tensors) -> None:
+        """targets ← targets + this"""
+        match self.power, set(self.factors):
+            case 2, factors if len(factors) == 1:
+                torch._foreach_addcmul_(targets, self.tensors, self.tensors, value=factors.pop())
+            case 1, factors if len(factors) == 1:
+                torch._foreach_add_(targets, self.tensors, alpha=factors.pop())
+            case _:
+                torch._foreach_add_(targets, self.whole())
+
+
+@lru_cache(maxsize=64)
+def layout(rule: Rule) -> tuple[tuple[str, ...], Any]:
+    """The names of what a rule remembers, and the shape of the tree that holds it."""
+    state = rule.init(torch.zeros(2, 2))
+    return tuple(name for name, _ in tree.items(state)), pytree.tree_structure(state)
+
+
+def step(rule: Rule, weights: Tensors, signals: Signals, state: Any, gates: Gates) -> None:
+    """weights ← weights + rule(signals), and the state moves on, both in place."""
+    match rule:
+        case Chain((*first, Quotient() as last, Descend())):
+            # W ← W − θ top/bottom, without the quotient ever being stored.
+            given = _through(first, signals, state, gates)
+            over, under = _sides(last, given, state[len(first)], gates)
+            over = over if over.power == 1 else Signals.of(over.whole())
+            scalars = [-gates.lr * factor for factor in over.factors]
+            torch._foreach_addcdiv_(weights, over.tensors, under.whole(), scalars)
+        case _:
+            update(rule, signals, state, gates).add_to(weights)
+
+
+def update(rule: Rule, signals: Signals, state: Any, gates: Gates) -> Signals:
+    """What ``rule.update`` gives for each weight; ``state``, a tree of columns, moves on in place.
+
+    >>> state = Column([torch.ones(1)])
+    >>> update(Momentum(decay=0.5), Signals.of([torch.ones(1)]), state, Gates()).whole()
+    [tensor([1.5000])]
+    """
+    match rule:
+        case Descend():
+            return signals.times(-float(gates.lr))
+        case Scale(factor):
+            return signals.times(factor)
+        case Momentum(decay):
+            torch._foreach_mul_(state, float(gates.momentum if decay is None else decay))
+            signals.add_to(state)
+            return Signals.of(state)
+        case Before(decay):
+            before = torch._foreach_mul(state, 1.0)
+            torch._foreach_mul_(state, decay)
+            signals.add_to(state)
+            return Signals.of(before)
+        case Square() if signals.power == 1:
+            return Signals(signals.tensors, tuple(factor**2 for factor in signals.factors), 2)
+        case Root(eps) if signals.power == 1:
+            roots = torch._foreach_sqrt(signals.tensors)
+            torch._foreach_mul_(roots, [factor**0.5 for factor in signals.factors])
+            torch._foreach_add_(roots, eps)
+            return Signals.of(roots)
+        case Unbiased(decay):
+            torch._foreach_add_(state, 1)
+            return signals.times(*(1 / (1 - decay ** float(count)) for count in state))
+        case Sign():
+            return Signals.of(torch._foreach_sign(signals.whole()))
+        case NewtonSchulz():
+            return _by_shape(rule, signals.whole(), gates)
+        case Quotient():
+            over, under = _sides(rule, signals, state, gates)
+            return Signals(torch._foreach_div(over.whole(), under.whole()), (1.0,) * len(over.factors))
+        case Chain(rules):
+            return _through(rules, signals, state, gates)
+        case Sum(rules):
+            parts = [update(part, signals, of, gates).whole() for part, of in zip(rules, state, strict=True)]
+            total = torch._foreach_mul(parts[0], 1.0)
+            for part in parts[1:]:
+                torch._foreach_add_(total, part)
+            return Signals.of(total)
+        case Every():
+            return _every(rule, signals, state, gates)
+        case Hold():
+            return _hold(rule, signals, state, gates)
+        case _:
+            return _one_by_one(rule, signals, state, gates)
+
+
+def _through(rules: Sequence[Rule], signals: Signals, state: Any, gates: Gates) -> Signals:
+    for rule, of in zip(rules, state, strict=False):
+        signals = update(rule, signals, of, gates)
+    return signals
+
+
+def _sides(rule: Quotient, signals: Signals, state: Any, gates: Gates) -> tuple[Signals, Signals]:
+    return update(rule.top, signals, state[0], gates), update(rule.bottom, signals, state[1], gates)
+
+
+def _by_shape(rule: Rule, tensors: Tensors, gates: Gates) -> Signals:
+    """A stateless rule on matrices: those of one shape as one batch."""
+    kinds: dict[Any, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        kinds.setdefault((tensor.shape, tensor.dtype, tensor.device), []).append(index)
+    after = list(tensors)
+    for indices in kinds.values():
+        batch, _ = rule.update(torch.stack([tensors[i] for i in indices]), (), gates)
+        for i, one in zip(indices, batch.unbind(), strict=True):
+            after[i] = one
+    return Signals.of(after)
+
+
+def _every(rule: Every, signals: Signals, state: Any, gates: Gates) -> Signals:
+    """Only what is due is computed."""
+    gathered, inner, phases = state
+    signals.add_to(gathered)
+    torch._foreach_add_(phases, 1)
+    after = [torch.zeros_like(tensor) for tensor in gathered]
+    if due := [i for i, phase in enumerate(phases) if float(phase) >= rule.period]:
+        given = Signals.of([gathered[i] for i in due])
+        for i, one in zip(due, update(rule.rule, given, _pick(inner, due), gates).whole(), strict=True):
+            after[i] = one.clone()  # it may be what the rule remembers, or the sum that is cleared below
+            gathered[i].zero_()
+            phases[i].zero_()
+    return Signals.of(after)
+
+
+def _hold(rule: Hold, signals: Signals, state: Any, gates: Gates) -> Signals:
+    """What is held now; what a commit computes replaces it afterwards."""
+    held, every = state
+    due = [i for i, phase in enumerate(every[2]) if float(phase) + 1 >= rule.period]
+    before = [tensor.clone() if i in due else tensor for i, tensor in enumerate(held)]
+    fresh = _every(Every(rule.period, rule.rule), signals, every, gates).whole()
+    for i in due:
+        held[i].copy_(fresh[i])
+    return Signals.of(before)
+
+
+def _one_by_one(rule: Rule, signals: Signals, state: Any, gates: Gates) -> Signals:
+    """The rule itself, for each weight."""
+    after = []
+    for i, signal in enumerate(signals.whole()):
+        old = pytree.tree_map(lambda column, i=i: column[i], state)
+        out, new = rule.update(signal, old, gates)
+        after.append(out.clone() if any(out is leaf for leaf in tree.leaves(old)) else out)
+        for to, value in zip(tree.leaves(old), tree.leaves(new), strict=True):
+            to.copy_(value)
+    return Signals.of(after)
+
+
+def _pick(state: Any, indices: Sequence[int]) -> Any:
+    return pytree.tree_map(lambda column: Column(column[i] for i in indices), state)
