@@ -3,6 +3,27 @@
 from __future__ import annotations
 
 from nestling.optim.base import Optimizer
+from nestling.optim.gradient_memory import GradientMemory
+from nestling.optim.momenta import DeepMomentum, DeltaMomentum, PreconditionedMomentum
 from nestling.optim.named import SGD, AdaGrad, Adam, AdamW, Lion, Muon, RMSProp
+from nestling.optim.streams import Gradient, Identity, One, Preconditioned, Stream
 
-__all__ = ["SGD", "AdaGrad", "Adam", "AdamW", "Lion", "Muon", "Optimizer", "RMSProp"]
+__all__ = [
+    "SGD",
+    "AdaGrad",
+    "Adam",
+    "AdamW",
+    "DeepMomentum",
+    "DeltaMomentum",
+    "Gradient",
+    "GradientMemory",
+    "Identity",
+    "Lion",
+    "Muon",
+    "One",
+    "Optimizer",
+    "Preconditioned",
+    "PreconditionedMomentum",
+    "RMSProp",
+    "Stream",
+]

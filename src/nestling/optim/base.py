@@ -53,8 +53,12 @@ class Optimizer(torch.optim.Optimizer, ABC):
         """What becomes of a gradient: of the group's settings, the same at every call while these are the same."""
 
     def gates(self, group: Group) -> Gates:
-        """The coefficients of one write: the rate, and what is kept of the weight (decoupled weight decay)."""
+        """The coefficients that the rule is given: the rate."""
         return Gates(lr=float(group["lr"]))
+
+    def retain(self, group: Group) -> float:
+        """What a weight keeps of itself at a write: α of its retention ``core.Decay``."""
+        return 1.0
 
     def signal(self, group: Group, weights: Tensors, gradients: Tensors) -> Signals:
         """What the rule is given: the gradients."""
@@ -111,6 +115,13 @@ class Optimizer(torch.optim.Optimizer, ABC):
                 kept = state_dict["state"][number][name]  # torch has cast it to the type of the parameter
                 self.state[parameter][name] = kept.detach().to(ours.device, ours.dtype, copy=True)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has: everything but the hooks, and the ``step`` that a scheduler may have wrapped."""
+        own = {
+            name: value for name, value in vars(self).items() if not name.startswith("_optimizer_") and name != "step"
+        }
+        return {**super().__getstate__(), **own}
+
     def start(self, parameter: Tensor, group: Group) -> dict[str, Tensor]:
         """The state of a weight before its first write, by name."""
         wide = torch.promote_types(parameter.dtype, torch.float32)
@@ -132,8 +143,8 @@ class Optimizer(torch.optim.Optimizer, ABC):
         gradients = [p.grad.to(dtype) for p, dtype in zip(parameters, wide, strict=True)]  # type: ignore[union-attr]
         weights = [p.detach().to(dtype) for p, dtype in zip(parameters, wide, strict=True)]
         signals = self.signal(group, weights, gradients)
-        if gates.retain != 1.0:
-            torch._foreach_mul_(weights, float(gates.retain))
+        if (kept := self.retain(group)) != 1.0:
+            torch._foreach_mul_(weights, kept)
         step(rule, weights, signals, state, gates)
         for parameter, weight in zip(parameters, weights, strict=True):
             if parameter.dtype != weight.dtype:  # it was widened; else it is the parameter itself

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from nestling.core.gates import Gates
 from nestling.optim.base import Group, Optimizer
 from nestling.optim.kernels import Signals, Tensors
 
@@ -22,7 +21,6 @@ class Ridge(Optimizer):
 class Decoupled(Optimizer):
     """W ← (1 − ηλ) W beside the rule: the retention ``core.Decay`` with α = 1 − ηλ."""
 
-    def gates(self, group: Group) -> Gates:
-        """η, and α = 1 − ηλ"""
-        rate = float(group["lr"])
-        return Gates(lr=rate, retain=1 - rate * group["weight_decay"])
+    def retain(self, group: Group) -> float:
+        """α = 1 − ηλ"""
+        return 1 - float(group["lr"]) * float(group["weight_decay"])

@@ -1,0 +1,169 @@
+"""Memories of gradients: momentum, preconditioned, delta and deep momentum, against plain loops over their equations."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nestling import NestlingError, optim
+from nestling.core import L2, MLP, Constant, Delta, DotProduct, Gates, Matrix, Memory, NewtonSchulz, Normed, Scale
+from nestling.optim import DeepMomentum, DeltaMomentum, Gradient, GradientMemory, Identity, One, PreconditionedMomentum
+from tests.optim.problem import follow, gradients, loss, network, same, train
+
+
+def test_momentum_is_a_memory_without_keys() -> None:
+    """NL eqs 33-34: m ← α m − η g, W ← W + m."""
+    rule, gates = GradientMemory(Memory(Constant(), DotProduct())), Gates(lr=0.1, retain=0.8)
+    given, m = gradients(50, 3, 4), torch.zeros(3, 4, dtype=torch.float64)
+    state = rule.init(m)
+    for g in given:
+        m = 0.8 * m - 0.1 * g
+        update, state = rule.update(g, state, gates)
+        torch.testing.assert_close(update, m, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (5,), (), (2, 3, 4)])
+def test_the_momentum_of_sgd_is_that_memory(shape) -> None:
+    """At a constant rate it does not matter whether the rate stands in the memory or behind it."""
+    given = gradients(50, *shape)
+    ours = follow(lambda p: PreconditionedMomentum(p, lr=0.1, momentum=0.9, by=Scale(1.0)), given)
+    same(ours, follow(lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), given))
+
+
+def test_preconditioned_momentum_is_equation_47() -> None:
+    given, w, m, v, expected = gradients(50, 3, 4), 0.0, 0.0, 0.0, []
+    for t, g in enumerate(given, 1):
+        v = 0.999 * v + 0.001 * g * g
+        m = 0.8 * m - 0.1 * g / ((v / (1 - 0.999**t)).sqrt() + 1e-8)  # P = diag(v̂)^-½
+        w = w + m
+        expected.append(w)
+    same(follow(lambda p: PreconditionedMomentum(p, lr=0.1, momentum=0.8), given), expected)
+
+
+def test_a_preconditioner_may_be_any_rule() -> None:
+    given = gradients(5, 3, 3)
+    seen = follow(lambda p: PreconditionedMomentum(p, lr=1.0, momentum=0.0, by=NewtonSchulz()), given)
+    expected, _ = NewtonSchulz().update(given[0], (), Gates())
+    torch.testing.assert_close(seen[0], -expected)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4, 3), (1, 6)])
+@pytest.mark.parametrize("form", ["paper", "rated"])
+def test_delta_momentum_is_equation_49(shape, form) -> None:
+    given, eta, alpha = [0.3 * g for g in gradients(50, *shape)], 0.05, 0.9
+    w = m = torch.zeros(shape, dtype=torch.float64)
+    eye, expected = torch.eye(shape[1], dtype=torch.float64), []
+    for g in given:
+        m = m @ (alpha * eye - (1.0 if form == "paper" else eta) * g.T @ g) - eta * g
+        w = w + m
+        expected.append(w)
+    same(follow(lambda p: DeltaMomentum(p, lr=eta, momentum=alpha, form=form), given), expected)
+
+
+def test_delta_momentum_is_a_gradient_step_of_equation_48() -> None:
+    """½‖m gᵀ + I‖², differentiated by autograd."""
+    given, eta, alpha, expected = [0.3 * g for g in gradients(20, 3, 4)], 0.05, 0.9, []
+    w = m = torch.zeros(3, 4, dtype=torch.float64)
+    for g in given:
+        m = m.detach().requires_grad_()
+        objective = 0.5 * (m @ g.T + torch.eye(3, dtype=torch.float64)).square().sum()
+        (slope,) = torch.autograd.grad(objective, m)
+        m = (alpha * m - eta * slope).detach()
+        w = w + m
+        expected.append(w)
+    same(follow(lambda p: DeltaMomentum(p, lr=eta, momentum=alpha), given), expected)
+
+
+def small(*shape: int) -> list[torch.Tensor]:
+    """Gradients on which eq. 50 does not diverge: with ones of size 1, three layers reach 10⁴ in 14 steps."""
+    return [0.3 * g for g in gradients(25, *shape)]
+
+
+def deep(form: str, width: int, depth: int, shape: tuple[int, ...]) -> list[torch.Tensor]:
+    """NL eq. 50: W ← W + m(u), m ← α m − η∇ℓ(m; u), with autograd for ∇ℓ; written here from the equation."""
+    eta, alpha, w, expected = 0.05, 0.9, torch.zeros(shape, dtype=torch.float64), []
+    names = [f"w{i + 1}" for i in range(depth)]
+    drawn = MLP(2, depth).init(width, width, generator=torch.Generator().manual_seed(0))
+    drawn[names[-1]].zero_()
+    m = {name: drawn[name].double() for name in names}
+
+    def net(weights, x):
+        for i, name in enumerate(names):
+            x = (x if i == 0 else F.gelu(x)) @ weights[name].T
+        return x
+
+    for g in small(*shape):
+        u = F.pad(g.flatten(), (0, -g.numel() % width)).view(-1, width)
+        key = u if form == "paper" else u / g.square().mean().sqrt() / width**0.5
+        live = {name: value.clone().requires_grad_() for name, value in m.items()}
+        target = torch.ones_like(u) if form == "paper" else u
+        slopes = torch.autograd.grad((net(live, key) * target).sum(), list(live.values()))
+        for name, slope in zip(names, slopes, strict=True):
+            kept = alpha if form == "paper" or name == names[-1] else 1.0
+            m[name] = kept * m[name] - eta * slope
+        w = w + net(m, key).flatten()[: g.numel()].view(shape)
+        expected.append(w)
+    return expected
+
+
+@pytest.mark.parametrize("form", ["paper", "similar"])
+@pytest.mark.parametrize(("width", "depth", "shape"), [(4, 2, (3, 4)), (5, 3, (3, 4)), (4, 1, (6,))])
+def test_deep_momentum_is_equation_50(form, width, depth, shape) -> None:
+    memory = Memory(MLP(2, depth), DotProduct())
+    got = follow(lambda p: DeepMomentum(p, lr=0.05, width=width, memory=memory, form=form), small(*shape))
+    same(got, deep(form, width, depth, shape), 1e-9)
+
+
+def test_a_deep_momentum_does_not_grow_with_the_weight() -> None:
+    def size(*shape: int) -> int:
+        rule = GradientMemory(Memory(MLP(2), DotProduct()), Gradient(), Gradient(), Gradient(), 16)
+        state, _ = rule.init(torch.zeros(shape))
+        return sum(w.numel() for w in state.dual.values())
+
+    assert size(32, 32) == size(256, 512) == 2 * 16 * 32
+
+
+MAKERS = [
+    lambda p: PreconditionedMomentum(p, lr=0.01),
+    lambda p: DeltaMomentum([q for q in p if q.dim() == 2], lr=0.05),
+    lambda p: DeepMomentum(p, lr=0.02, width=8),
+]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_each_learns_and_goes_on_from_a_saved_state(make) -> None:
+    model = network()
+    optimizer = make(list(model.parameters()))
+    before = loss(model, 0).item()
+    for _ in range(60):
+        train(model, optimizer, range(1))
+    assert loss(model, 0).item() < 0.8 * before
+    other = copy.deepcopy(model)
+    resumed = make(list(other.parameters()))
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    twin = copy.deepcopy((model, optimizer))
+    expected = train(model, optimizer, range(4))
+    same(train(other, resumed, range(4)), expected, 0.0)
+    same(train(*twin, range(4)), expected, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: GradientMemory(Memory(Matrix(), L2(), Delta())), "forgets by one"),
+        (lambda: GradientMemory(Memory(Normed(MLP())), Gradient(), One(), Gradient()), "begin with the answer 0"),
+        (lambda: GradientMemory(Memory(Matrix()), Gradient(), One(), One()), "both be One"),
+        (lambda: GradientMemory(Memory(Matrix()), Gradient(), One(), Gradient(), width=0), "width must be"),
+        (lambda: GradientMemory(Memory(Matrix()), Gradient(), Identity(), Identity()).init(torch.zeros(3)), "matrix"),
+        (lambda: DeltaMomentum(network().parameters()), "DeltaMomentum needs matrices"),
+        (lambda: DeltaMomentum([torch.nn.Parameter(torch.zeros(2, 2))], form="other"), "form must be"),
+        (lambda: DeepMomentum(network().parameters(), form="other"), "form must be"),
+        (lambda: optim.DeepMomentum(network().parameters(), lr=-1.0), "lr must be"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, said: str) -> None:
+    with pytest.raises(NestlingError, match=said):
+        make()
