@@ -28,8 +28,9 @@ _PACKAGES = ("core", "data", "eval", "nn", "ops", "recipes", "stream", "train", 
 
 _CORE = (
     *("GELU", "KL", "L2", "MLP", "Adaptive", "Apply", "Architecture", "Chain", "Clip", "Constant", "Decay", "Delta"),
-    *("Descend", "DotProduct", "ElasticNet", "Every", "GatedDelta", "GatedMLP", "Gates", "Hold", "Huber", "Level"),
-    *("Lp", "Lq", "Matrix", "Memory", "MemoryState", "Momentum", "NewtonSchulz", "Normed", "Objective", "Residual"),
+    *("Descend", "DotProduct", "ElasticNet", "Erase", "Every", "GatedDelta", "GatedMLP", "Gates", "Hold", "Huber"),
+    *("KeyDecay", "Level", "Lp", "Lq", "Matrix", "Memory", "MemoryState", "Momentum", "NewtonSchulz", "Normed"),
+    *("Objective", "Residual"),
     *("Retention", "Rule", "Scale", "SiLU", "Sum", "Surprise", "Weights", "linear", "parse", "tape", "values"),
 )
 

@@ -16,11 +16,13 @@ from nestling.core import (
     Descend,
     DotProduct,
     ElasticNet,
+    Erase,
     Every,
     GatedDelta,
     GatedMLP,
     Hold,
     Huber,
+    KeyDecay,
     Level,
     Lp,
     Lq,
@@ -50,7 +52,20 @@ ARCHITECTURES = [
     Normed(Residual(GatedMLP(2))),
 ]
 OBJECTIVES = [DotProduct(), L2(), Lp(1.0), Lp(2.0), Lp(3.0), Lp(4.5, 1e-3), Huber()]
-RETENTIONS = [Decay(), Delta(), GatedDelta(), KL(), KL(2.0), ElasticNet(), ElasticNet(0.2), Lq(), Lq(1.5), Lq(2.0)]
+RETENTIONS = [
+    Decay(),
+    Delta(),
+    GatedDelta(),
+    Erase(),
+    KeyDecay(),
+    KL(),
+    KL(2.0),
+    ElasticNet(),
+    ElasticNet(0.2),
+    Lq(),
+    Lq(1.5),
+    Lq(2.0),
+]
 RULES = [
     Descend(),
     Momentum(),

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nestling.core import L2, Decay, DotProduct, GatedDelta, Gates, Matrix, Memory
+from nestling.core import L2, Decay, DotProduct, Erase, GatedDelta, Gates, KeyDecay, Matrix, Memory
+from nestling.errors import NestlingError
 from tests.papers.setting import PATHS, Problem, each, problem, run, same, weights
 
 WIDTH, HEADS, LENGTH = 4, 2, 19
@@ -65,3 +66,52 @@ def test_titans_is_not_gated_deltanet_unless_nothing_is_forgotten():
     kept = Problem(**{**vars(given), "keep": torch.ones_like(given.keep)})
     y, _ = run(titans, {"w1": initial}, kept, Gates(given.rate), "auto")
     same(y, gated_deltanet(initial, kept))
+
+
+@pytest.mark.parametrize("path", PATHS, ids=repr)
+@pytest.mark.parametrize("period", [1, 5, 64])
+def test_gated_deltanet_many_tokens_at_once(period, path):
+    """Gated DeltaNet eq. 10: Hebbian writes into what was forgotten and erased are the gated delta rule; no period matters."""
+    given, initial = problem(LENGTH), weights(HEADS, WIDTH, WIDTH)
+    memory = Memory(Matrix(), DotProduct(), Erase(), period=period)
+    y, state = run(memory, {"w1": initial}, given, Gates(given.rate, given.keep), path)
+    same(y, gated_deltanet(initial, given))
+    _, expected = run(
+        Memory(Matrix(), L2(), GatedDelta()), {"w1": initial}, given, Gates(given.rate, given.keep), "auto"
+    )
+    same(state.dual["w1"], expected.dual["w1"])
+
+
+@pytest.mark.parametrize("path", PATHS, ids=repr)
+def test_deltanet_is_the_l2_memory_that_forgets_nothing(path):
+    """MIRAS table 1, row DeltaNet: ℓ = ½‖Mk - v‖², b = 1, no decay; as Hebbian writes with erasure it is the same memory."""
+    given, initial = problem(LENGTH), weights(HEADS, WIDTH, WIDTH)
+    y, _ = run(Memory(Matrix(), DotProduct(), Erase(), period=64), {"w1": initial}, given, Gates(given.rate), path)
+    expected, _ = run(Memory(Matrix(), L2()), {"w1": initial}, given, Gates(given.rate), path)
+    same(y, expected)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=repr)
+@pytest.mark.parametrize("period", [1, 4, 16])
+def test_gla_forgets_by_key(period, path):
+    """GLA eq. 3 (MIRAS table 1): Mₜ = Mₜ₋₁ diag(αₜ) + vₜkₜᵀ, one αₜ for each key channel."""
+    given, initial = problem(LENGTH), weights(HEADS, WIDTH, WIDTH)
+    alpha = torch.rand(2, HEADS, LENGTH, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    alpha[:, :, 7, 1] = 0.0
+    y, state = run(
+        Memory(Matrix(), DotProduct(), KeyDecay(), period=period), {"w1": initial}, given, Gates(retain=alpha), path
+    )
+    for row in range(2):
+        for head in range(HEADS):
+            m = initial[head]
+            for t in range(LENGTH):
+                m = m @ torch.diag(alpha[row, head, t]) + torch.outer(given.v[row, head, t], given.k[row, head, t])
+                same(y[row, head, t], m @ given.q[row, head, t])
+            same(state.dual["w1"][row, head], m)
+
+
+@pytest.mark.parametrize("shape", [(2, HEADS, LENGTH), (2, HEADS, LENGTH, 3)])
+def test_a_gate_by_key_of_another_shape_is_refused(shape):
+    given = problem(LENGTH)
+    with pytest.raises(NestlingError, match=r"gate retain has shape .* inputs"):
+        run(Memory(Matrix(), DotProduct(), KeyDecay()), ZEROS, given, Gates(retain=torch.ones(shape)), "auto")

@@ -10,7 +10,7 @@ from nestling.core.gates import Gates
 from nestling.core.level import Level
 from nestling.core.memory import Memory, MemoryState, Surprise
 from nestling.core.objective import L2, DotProduct, Huber, Lp, Objective
-from nestling.core.retention import KL, Decay, Delta, ElasticNet, GatedDelta, Lq, Retention
+from nestling.core.retention import KL, Decay, Delta, ElasticNet, Erase, GatedDelta, KeyDecay, Lq, Retention
 from nestling.core.rule import (
     Adaptive,
     Chain,
@@ -29,7 +29,7 @@ from nestling.core.source import parse
 _VALUES = (
     *(GELU, SiLU, Constant, Matrix, MLP, GatedMLP, Residual, Normed),
     *(DotProduct, L2, Lp, Huber),
-    *(Decay, KL, ElasticNet, Lq, Delta, GatedDelta),
+    *(Decay, KL, ElasticNet, Lq, Delta, GatedDelta, Erase, KeyDecay),
     *(Descend, Momentum, NewtonSchulz, Adaptive, Clip, Scale, Chain, Sum, Every, Hold),
     *(Memory, Level),
 )
@@ -50,12 +50,14 @@ __all__ = [
     "Descend",
     "DotProduct",
     "ElasticNet",
+    "Erase",
     "Every",
     "GatedDelta",
     "GatedMLP",
     "Gates",
     "Hold",
     "Huber",
+    "KeyDecay",
     "Level",
     "Lp",
     "Lq",

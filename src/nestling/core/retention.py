@@ -74,6 +74,34 @@ class GatedDelta(Retention):
 
 
 @dataclass(frozen=True)
+class Erase(Retention):
+    """A ← α A (I - η x xᵀ): forget, then erase what the input would have read.
+
+    With ``DotProduct`` it is the gated delta rule, Sₜ = αₜSₜ₋₁(I - βₜkₜkₜᵀ) + βₜvₜkₜᵀ (Gated DeltaNet, arXiv 2412.06464, eq. 10),
+    and DeltaNet where nothing is forgotten; nothing in it depends on an anchor, so many tokens go at once.
+
+    >>> Erase().decay(torch.eye(2), Gates(lr=1.0, retain=0.5), torch.tensor([1.0, 0.0]))
+    tensor([[0.0000, 0.0000],
+            [0.0000, 0.5000]])
+    """
+
+    def decay(self, dual: Tensor, gates: Gates, inputs: Tensor) -> Tensor:
+        """α (A - η (A x) xᵀ)"""
+        return gates.retain * (dual - gates.lr * (dual @ inputs[..., None]) * inputs[..., None, :])
+
+
+@dataclass(frozen=True)
+class KeyDecay(Retention):
+    """A ← A diag(α): each input of the weight forgets at a rate of its own (GLA, arXiv 2312.06635, eq. 3; MIRAS table 1).
+
+    ``gates.retain`` is a vector over the inputs (keys): (..., in) where ``Decay`` has one number.
+
+    >>> KeyDecay().decay(torch.ones(1, 2), Gates(retain=torch.tensor([0.5, 1.0])), torch.ones(2))
+    tensor([[0.5000, 1.0000]])
+    """
+
+
+@dataclass(frozen=True)
 class KL(Retention):
     """W = c softmax(A) along each row: W ← c softmax(α log W - η∇ℓ) (MIRAS eqs 21 and 27, Memora).
 

@@ -4,7 +4,9 @@ from nestling.nn.attention import Attention
 from nestling.nn.block import Block
 from nestling.nn.cms import CMS
 from nestling.nn.conv import ShortConv
-from nestling.nn.memory import MemoryLayer
+from nestling.nn.features import Features, Length, Rotated, Scaled, Unit
+from nestling.nn.gating import FixedDecay, KeyDecayRange, RateDecayRange, RateRange
+from nestling.nn.memory import Gating, Learnt, MemoryLayer, Zeros
 from nestling.nn.mixer import LevelRow, Mixer, State
 from nestling.nn.mlp import SwiGLU
 from nestling.nn.norm import RMSNorm, unit
@@ -13,6 +15,18 @@ from nestling.nn.rope import rotate
 from nestling.nn.self_modifying import SelfModifying, SelfRange
 
 __all__ = [
+    "Features",
+    "Length",
+    "Rotated",
+    "Scaled",
+    "Unit",
+    "FixedDecay",
+    "KeyDecayRange",
+    "RateDecayRange",
+    "RateRange",
+    "Gating",
+    "Learnt",
+    "Zeros",
     "CMS",
     "Attention",
     "Block",

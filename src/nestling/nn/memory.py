@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,20 +12,36 @@ from torch import Tensor, nn
 from nestling.core import Memory, MemoryState
 from nestling.errors import NestlingError
 from nestling.nn.conv import ShortConv
+from nestling.nn.features import Features, Unit
+from nestling.nn.gating import FixedDecay, KeyDecayRange, RateDecayRange, RateRange
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
-from nestling.nn.norm import RMSNorm, unit, widened
-from nestling.nn.project import GateProjection, GateRange
+from nestling.nn.norm import RMSNorm, widened
+from nestling.nn.project import GateRange
 from nestling.ops import Marks, Path, Resumed, begin, scan
 from nestling.tree import map as tree_map
 from nestling.tree import nbytes, state
 
+Gating = GateRange | FixedDecay | KeyDecayRange | RateRange | RateDecayRange
+"""How a layer makes its gates."""
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """Memories start at weights of the layer, which the outer loop learns through the writes."""
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Memories start empty, as in linear attention."""
+
 
 @state
 class MemoryLayerState:
-    """The inputs that the convolution still sees, and the memory of each head."""
+    """The inputs that the convolution still sees, the memory of each head, and what the features count."""
 
     conv: Tensor
     memory: MemoryState
+    features: Any = ()
 
 
 class MemoryLayer(Mixer):
@@ -47,53 +64,65 @@ class MemoryLayer(Mixer):
         memory: Memory,
         *,
         conv: int = 4,
-        gates: GateRange = GateRange(),
+        gates: Gating = GateRange(),
+        features: Features = Unit(),
+        start: Learnt | Zeros = Learnt(),
         path: Path = "auto",
     ) -> None:
         """``dim``: channels, ``heads`` memories of width dim / heads; ``conv``: taps; ``path``: see ``ops.scan``."""
         super().__init__()
         if dim % heads:
             raise NestlingError(f"a memory layer needs dim divisible by heads, got dim={dim}, heads={heads}.")
-        self.heads, self.memory, self.path = heads, memory, path
+        self.heads, self.memory, self.features, self.path = heads, memory, features, path
         width = dim // heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.conv = ShortConv(3 * dim, conv)
-        self.gates = GateProjection(dim, heads, tuple(memory.architecture.shapes(width, width)), gates)
-        each = [memory.architecture.init(width, width) for _ in range(heads)]
-        self.initial = nn.ParameterDict({n: nn.Parameter(torch.stack([w[n] for w in each])) for n in each[0]})
+        self.shapes = memory.architecture.shapes(width, width)
+        self.gates = gates.module(dim, heads, tuple(self.shapes), width)
+        self.initial = nn.ParameterDict()
+        if isinstance(start, Learnt):
+            each = [memory.architecture.init(width, width) for _ in range(heads)]
+            self.initial.update({n: nn.Parameter(torch.stack([w[n] for w in each])) for n in each[0]})
         self.norm = RMSNorm(width)
         self.gate = nn.Linear(dim, dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
     def weights(self) -> dict[str, Tensor]:
         """The weights at which every memory starts, (H, out, in), in the set that the retention allows; float32 or wider."""
-        return {name: self.memory.retention.primal(widened(weight)) for name, weight in self.initial.items()}
+        started = self.initial or {n: self.norm.gain.new_zeros(self.heads, *shape) for n, shape in self.shapes.items()}
+        return {name: self.memory.retention.primal(widened(weight)) for name, weight in started.items()}
 
     def initial_state(self, batch: int) -> MemoryLayerState:
         """Empty convolution, initial memories."""
         started = begin(self.memory, self.weights(), batch)
         # Cloned: a state never shares its numbers with the parameters.
-        return MemoryLayerState(self.conv.initial_state(batch), tree_map(lambda leaf: leaf.clone(), started))
+        return MemoryLayerState(
+            self.conv.initial_state(batch),
+            tree_map(lambda leaf: leaf.clone(), started),
+            self.features.initial_state(self.norm.gain, batch),
+        )
 
     def forward(
         self, x: Tensor, state: MemoryLayerState | None = None, marks: Marks = UNMARKED
     ) -> tuple[Tensor, MemoryLayerState]:
         """(B, T, dim) -> (B, T, dim)"""
         projected, conv = self.conv(self.qkv(x), None if state is None else state.conv, marks)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in F.silu(projected).chunk(3, -1))
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in projected.chunk(3, -1))
+        counted = self.features.initial_state(x, x.shape[0]) if state is None else state.features
+        (q, k, v), counted = self.features((q, k, v), counted, marks)
         weights = self.weights()
         y, memory = scan(
             self.memory,
             weights if state is None else Resumed(state.memory, weights),
-            unit(q),
-            unit(k),
+            q,
+            k,
             v,
             self.gates(x),
             marks=marks,
             path=self.path,
         )
         y = self.norm(y).transpose(1, 2).flatten(-2)
-        return self.out(y * F.silu(self.gate(x))), MemoryLayerState(conv, memory)
+        return self.out(y * F.silu(self.gate(x))), MemoryLayerState(conv, memory, counted)
 
     def frozen(self) -> None:
         """From now on nothing that is written takes effect: the memory never commits, and its initial weights are read."""
@@ -111,7 +140,7 @@ class MemoryLayer(Mixer):
                 context="keys and values of tokens",
                 objective=repr(self.memory.objective),
                 rule=f"{self.memory.retention!r}, {self.memory.rule!r}",
-                parameters=sum(weight.numel() for weight in self.initial.values()),
+                parameters=sum(weight.numel() for weight in started.memory.dual.values()),
                 state_bytes=nbytes(started),
                 transfer="initialisation (meta-learnt through the writes)",
             )

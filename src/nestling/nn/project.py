@@ -29,6 +29,10 @@ class GateRange:
     momentum_start: float = 0.6
     """η before training; it can become anything between 0 and 1"""
 
+    def module(self, dim: int, heads: int, names: tuple[str, ...], width: int) -> nn.Module:
+        """The projection that makes them from tokens."""
+        return GateProjection(dim, heads, names, self)
+
 
 class GateProjection(nn.Module):
     """Gates as functions of the token: for each head and each weight of the memory a rate, a forgetting and a momentum.

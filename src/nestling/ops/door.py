@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nestling.core import Gates, Memory, MemoryState, Weights
+from nestling.core import Gates, KeyDecay, Memory, MemoryState, Retention, Weights
 from nestling.errors import NestlingError
 from nestling.ops.layout import Marks
 
@@ -44,23 +44,35 @@ def check_memory(memory: Memory, state: MemoryState | None, initial: Weights | N
                 raise NestlingError(f"{what} {name}: {memory.architecture!r} needs {wanted} here, got {got}.")
 
 
-def spread(gates: Gates, names: Set[str], like: Tensor, dtype: torch.dtype) -> Gates:
-    """Every gate as a tensor (B, H, T) of ``like`` (B, H, T, ...), or a mapping with one for each of ``names``."""
-    shape = like.shape[:3]
+def spread(gates: Gates, weights: Mapping[str, Tensor], like: Tensor, retention: Retention) -> Gates:
+    """Every gate as a tensor (B, H, T) of ``like`` (B, H, T, ...), or a mapping with one for each of ``weights``.
 
-    def one(name: str, gate: Any) -> Any:
+    For ``KeyDecay`` the retain gate has one more dimension, the inputs of the weight.
+    """
+    dtype, by_key = next(iter(weights.values())).dtype, isinstance(retention, KeyDecay)
+
+    def one(name: str, gate: Any, inputs: set[int]) -> Any:
         if isinstance(gate, Mapping):
-            if gate.keys() != names:
+            if gate.keys() != weights.keys():
                 raise NestlingError(
-                    f"gate {name} is for {sorted(gate)}, the weights are {sorted(names)}: give each one."
+                    f"gate {name} is for {sorted(gate)}, the weights are {sorted(weights)}: give each one."
                 )
-            return {weight: one(f"{name}[{weight!r}]", each) for weight, each in gate.items()}
+            return {
+                weight: one(f"{name}[{weight!r}]", each, {weights[weight].shape[-1]}) for weight, each in gate.items()
+            }
         tensor = torch.as_tensor(gate, dtype=dtype, device=like.device)
+        shape, letters = tuple(like.shape[:3]), "(B, H, T)"
+        if by_key and name.startswith("retain"):
+            if len(inputs) > 1:
+                raise NestlingError(f"gate {name} is one for weights with {sorted(inputs)} inputs: give each one.")
+            shape, letters = (*shape, *inputs), "(B, H, T, inputs)"
         try:
-            return tensor.expand(shape)
+            # Three dimensions would be read as (H, T, inputs): a vector for each key says so.
+            return tensor.expand(shape if tensor.dim() in (0, 4) or len(shape) == 3 else ())
         except RuntimeError:
             raise NestlingError(
-                f"gate {name} has shape {tuple(tensor.shape)}: it must broadcast to (B, H, T) = {tuple(shape)}."
+                f"gate {name} has shape {tuple(tensor.shape)}: it must broadcast to {letters} = {tuple(shape)}."
             ) from None
 
-    return Gates(*(one(n, g) for n, g in vars(gates).items()))
+    widths = {weight.shape[-1] for weight in weights.values()}
+    return Gates(*(one(name, gate, widths) for name, gate in vars(gates).items()))

@@ -47,7 +47,8 @@ def scan(
 ) -> tuple[Tensor, MemoryState]:
     """Write token t into the memory, then read it: yₜ = M(Wₜ, qₜ), for t = 1 … T (Titans eq. 15).
 
-    ``q``, ``k`` (B, H, T, keys); ``v`` (B, H, T, values); gates broadcast to (B, H, T), one for all weights or one for each.
+    ``q``, ``k`` (B, H, T, keys); ``v`` (B, H, T, values); gates broadcast to (B, H, T), one for all weights or one for each;
+    retain of ``KeyDecay`` to (B, H, T, keys).
     ``state``: a state to go on from, or the initial weights (H, out, in) for a fresh start, or both as ``Resumed``.
     ``marks``: padding, and where documents begin: there the memory is reset to its initial weights.
     ``path``: "auto" takes the chunk-parallel form where the memory has one; every path gives the same answer.
@@ -71,7 +72,7 @@ def scan(
     example = going.dual if going is not None else fresh
     assert example is not None
     dtype = next(iter(example.values())).dtype
-    each = spread(gates, example.keys(), q, dtype)
+    each = spread(gates, example, q, memory.retention)
     with torch.autocast(q.device.type, enabled=False):
         args = (q.to(dtype), k.to(dtype), v.to(dtype), each)
         match path if path != "auto" else _choose(memory):

@@ -9,24 +9,47 @@ from typing import Any
 from nestling.core import parse, values
 from nestling.errors import NestlingError
 from nestling.models import LM, Config
-from nestling.nn import GateRange, SelfRange
+from nestling.nn import (
+    FixedDecay,
+    GateRange,
+    KeyDecayRange,
+    Learnt,
+    Length,
+    RateDecayRange,
+    RateRange,
+    Rotated,
+    Scaled,
+    SelfRange,
+    Unit,
+    Zeros,
+)
 from nestling.recipes.hope import Hope, hope
+from nestling.recipes.linear import GLA, DeltaNet, GatedDeltaNet, RetNet, deltanet, gated_deltanet, gla, retnet
 from nestling.recipes.sizes import SIZES
 from nestling.recipes.titans import TitansLMM, titans_lmm
 from nestling.recipes.transformer import Transformer, transformer
+from nestling.recipes.ttt import TTTMLP, TTTLinear, ttt_linear, ttt_mlp
 
 RECIPES: dict[str, tuple[type[Config], Callable[[Any], LM]]] = {
     "transformer": (Transformer, transformer),
+    "retnet": (RetNet, retnet),
+    "gla": (GLA, gla),
+    "deltanet": (DeltaNet, deltanet),
+    "gated_deltanet": (GatedDeltaNet, gated_deltanet),
+    "ttt_linear": (TTTLinear, ttt_linear),
+    "ttt_mlp": (TTTMLP, ttt_mlp),
     "titans_lmm": (TitansLMM, titans_lmm),
     "hope": (Hope, hope),
 }
+_PARTS = (GateRange, FixedDecay, KeyDecayRange, RateRange, RateDecayRange, Unit, Length, Scaled, Rotated)
+_STARTS = (Learnt, Zeros, SelfRange)
 
 
 def recipes() -> list[str]:
     """The names that ``build`` knows.
 
-    >>> recipes()
-    ['transformer', 'titans_lmm', 'hope']
+    >>> recipes()[:3]
+    ['transformer', 'retnet', 'gla']
     """
     return list(RECIPES)
 
@@ -90,5 +113,5 @@ def from_spec(spec: dict[str, Any]) -> LM:
 
 def _names() -> dict[str, Any]:
     """What the source of a configuration may name."""
-    kinds = {kind.__name__: kind for kind, _ in RECIPES.values()}
-    return {**values(), **kinds, "GateRange": GateRange, "SelfRange": SelfRange}
+    kinds = [kind for kind, _ in RECIPES.values()]
+    return {**values(), **{kind.__name__: kind for kind in (*kinds, *_PARTS, *_STARTS)}}
