@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from nestling.optim.base import Optimizer
 from nestling.optim.gradient_memory import GradientMemory
+from nestling.optim.m3 import M3
 from nestling.optim.momenta import DeepMomentum, DeltaMomentum, PreconditionedMomentum
 from nestling.optim.named import SGD, AdaGrad, Adam, AdamW, Lion, Muon, RMSProp
 from nestling.optim.streams import Gradient, Identity, One, Preconditioned, Stream
 
 __all__ = [
+    "M3",
     "SGD",
     "AdaGrad",
     "Adam",
