@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.gradcheck import GradcheckError
 
 import nestling.tree as tree
 from nestling.core import L2, MLP, Architecture, Decay, Gates, Memory, Normed, Residual
@@ -113,8 +112,7 @@ def test_gradients_come_through_the_writes(name):
         elif ".mixer." in path:
             assert (a - b).norm() > 1e-3 * a.norm(), path
     assert dead, "a memory has parts that serve only its writes"
-    # Where memories start empty, a frozen one says nothing, and the norm before it serves only the writes.
-    assert all(".mixer" in path for path in dead), dead
+    assert all(".mixer." in path for path in dead), dead
 
 
 @pytest.mark.parametrize("name", ["titans", "delta", "moneta"])
@@ -190,7 +188,6 @@ def test_second_derivatives_are_exact_too(path):
     assert second_derivative_is_exact(MLP(1, 2), path)
 
 
-@pytest.mark.xfail(raises=GradcheckError, reason="torch's layer_norm has a wrong third derivative")
 def test_second_derivatives_of_a_normed_memory_are_exact_too():
-    """The inner gradient is one derivative, so this is the third of the norm."""
+    """The inner gradient is one derivative, so this is the third of the norm, where torch's own ``layer_norm`` is wrong."""
     assert second_derivative_is_exact(Normed(MLP(1, 2)), Chunk(stride=0))

@@ -18,23 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestling.core import (
-    Apply,
-    Chain,
-    Decay,
-    Delta,
-    Descend,
-    Erase,
-    Gates,
-    KeyDecay,
-    Memory,
-    Momentum,
-    Retention,
-    Weights,
-    linear,
-)
-from nestling.core.memory import surprise
-from nestling.ops.coefficients import KeyTable, Table, key_table, ratios, table
+from nestling.core import Apply, Chain, Decay, Delta, Descend, Gates, Memory, Momentum, Weights, linear
+from nestling.ops.coefficients import Table, ratios, table
+from nestling.ops.fold import fold, through
+from nestling.ops.surprise import pairs
 from nestling.tree import state
 
 
@@ -65,7 +52,7 @@ def supported(memory: Memory) -> bool:
             retention=Decay(), rule=Descend() | Chain((Descend(), Momentum())) | Chain((Momentum(), Descend()))
         ):
             return True
-        case Memory(retention=Delta() | Erase() | KeyDecay(), rule=Descend()):
+        case Memory(retention=Delta(), rule=Descend()):
             return True
         case _:
             return False
@@ -97,7 +84,7 @@ def rule_state(memory: Memory, weights: Weights, trace: Weights) -> dict[str, An
 class _Write:
     """What a block writes to one weight: pairs ⊗ inputs, weighted by the table."""
 
-    table: Table | KeyTable
+    table: Table
     pairs: Tensor
     inputs: Tensor
 
@@ -114,24 +101,22 @@ def block(memory: Memory, before: BlockState, tokens: Tokens) -> tuple[Tensor, W
 def _writes(memory: Memory, before: BlockState, tokens: Tokens) -> dict[str, _Write]:
     gates, filled = tokens.gates, tokens.filled
     threshold = gates.threshold[..., None] if isinstance(gates.threshold, Tensor) else gates.threshold
-    seen = surprise(memory.architecture, memory.objective, before.anchor, tokens.key, tokens.value, threshold)
+    cotangents, recorded = pairs(memory, before.anchor, tokens.key, tokens.value, threshold)
     shared = not any(isinstance(gate, dict) for gate in (gates.lr, gates.retain, gates.momentum))
     common = _table(memory, gates, filled) if shared else None
     writes = {}
     for name in before.dual:
-        inputs, own = seen.inputs[name], gates.of(name)
+        inputs, own = recorded[name], gates.of(name)
         tabled = common or _table(memory, own, filled)
-        pairs = seen.cotangents[name]
-        if isinstance(memory.retention, Delta | Erase) and isinstance(tabled, Table):
-            pairs = _erasing(memory.retention, before.dual[name], own, filled, tabled, pairs, inputs)
-        writes[name] = _Write(tabled, pairs, inputs)
+        written = cotangents[name]
+        if isinstance(memory.retention, Delta):
+            written = _erasing(before.dual[name], own, filled, tabled, written, inputs)
+        writes[name] = _Write(tabled, written, inputs)
     return writes
 
 
-def _table(memory: Memory, gates: Gates, filled: Tensor | None) -> Table | KeyTable:
-    if isinstance(memory.retention, KeyDecay):
-        return key_table(gates, filled)
-    if isinstance(memory.retention, Delta | Erase):
+def _table(memory: Memory, gates: Gates, filled: Tensor | None) -> Table:
+    if isinstance(memory.retention, Delta):
         # Wₜ = βₜW₀ − Σⱼ Dₜⱼ pⱼxⱼᵀ: the rates are in the pairs.
         start, kept = ratios(gates.retain, filled)
         return Table(start, -kept, None, None, None)
@@ -139,23 +124,15 @@ def _table(memory: Memory, gates: Gates, filled: Tensor | None) -> Table | KeyTa
 
 
 def _erasing(
-    retention: Retention,
-    dual: Tensor,
-    gates: Gates,
-    filled: Tensor | None,
-    tabled: Table,
-    cotangents: Tensor,
-    inputs: Tensor,
+    dual: Tensor, gates: Gates, filled: Tensor | None, tabled: Table, cotangents: Tensor, inputs: Tensor
 ) -> Tensor:
-    """Solve (I + diag(η) (XXᵀ ⊙ D₋)) P = η (β₋ ⊙ XW₀ᵀ + δ), where ₋ is the table one token earlier (``Erase``: now)."""
+    """Solve (I + diag(η) (XXᵀ ⊙ D₋)) P = η (β₋ ⊙ XW₀ᵀ + δ), where ₋ is the table one token earlier."""
     lr = gates.lr if filled is None else gates.lr * filled
-    earlier, start = -tabled.writes, tabled.start
-    if isinstance(retention, Delta):
-        # D₋ and β₋ are the rows above; dividing the retention out would lose gates of zero.
-        earlier = torch.cat((torch.zeros_like(earlier[..., :1, :]), earlier[..., :-1, :]), -2)
-        start = torch.cat((torch.ones_like(start[..., :1]), start[..., :-1]), -1)
+    # D₋ and β₋ are the rows above; dividing the retention out would lose gates of zero.
+    earlier = torch.cat((torch.zeros_like(tabled.writes[..., :1, :]), -tabled.writes[..., :-1, :]), -2)
+    start = torch.cat((torch.ones_like(tabled.start[..., :1]), tabled.start[..., :-1]), -1)
     system = lr[..., None] * ((inputs @ inputs.mT) * earlier)
-    target = lr[..., None] * (start[..., None] * (inputs @ dual.mT) + cotangents)
+    target = lr[..., None] * (start[..., None] * through(dual, inputs) + cotangents)
     eye = torch.eye(system.shape[-1], dtype=system.dtype, device=system.device)
     return torch.linalg.solve_triangular(system.tril(-1) + eye, target, upper=False, unitriangular=True)
 
@@ -163,33 +140,25 @@ def _erasing(
 def _running(before: BlockState, writes: dict[str, _Write]) -> Apply:
     def apply(name: str, z: Tensor) -> Tensor:
         write = writes[name]
-        if isinstance(write.table, KeyTable):
-            y = (z * write.table.start.mT) @ before.dual[name].mT
-            return y + torch.einsum("bhti,bhitj,bhji->bhtj", z, write.table.writes, write.inputs) @ write.pairs
-        y = write.table.start[..., None] * (z @ before.dual[name].mT)
+        y = write.table.start[..., None] * through(before.dual[name], z)
         if write.table.trace is not None:
-            y = y + write.table.trace[..., None] * (z @ before.trace[name].mT)
+            y = y + write.table.trace[..., None] * through(before.trace[name], z)
         return y + ((z @ write.inputs.mT) * write.table.writes) @ write.pairs
 
     return apply
 
 
 def _folded(dual: Tensor, trace: Tensor | None, write: _Write) -> Tensor:
-    """W_C"""
-    if isinstance(write.table, KeyTable):
-        kept = write.table.writes[..., -1, :].mT * write.inputs
-        return write.table.start[..., -1][..., None, :] * dual + write.pairs.mT @ kept
-    folded = write.table.start[..., -1, None, None] * dual
-    if trace is not None and write.table.trace is not None:
-        folded = folded + write.table.trace[..., -1, None, None] * trace
-    return folded + (write.table.writes[..., -1, :, None] * write.pairs).mT @ write.inputs
+    """W_C = β_C W₀ + f_C S₀ + Σⱼ Γ_Cⱼ δⱼxⱼᵀ"""
+    table = write.table
+    carried = None if trace is None or table.trace is None else (table.trace[..., -1], trace)
+    return fold((table.start[..., -1], dual), carried, table.writes[..., -1, :, None] * write.pairs, write.inputs)
 
 
 def _carried(trace: Tensor, write: _Write) -> Tensor:
     """S_C"""
     table = write.table
     # Only rules with momentum have traces, and their tables have these.
-    assert isinstance(table, Table)
     assert table.trace_start is not None
     assert table.trace_writes is not None
-    return table.trace_start[..., None, None] * trace + (table.trace_writes[..., None] * write.pairs).mT @ write.inputs
+    return fold((table.trace_start, trace), None, table.trace_writes[..., None] * write.pairs, write.inputs)

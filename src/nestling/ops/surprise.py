@@ -1,0 +1,134 @@
+"""Surprise in closed form: what ``core.memory.surprise`` asks of automatic differentiation, written out by hand.
+
+A memory's gradient by a weight is a pair, cotangent ⊗ input, so one pass down an architecture (keep each weight's input) and one pass
+up (keep each weight's cotangent) are the whole gradient::
+
+    y = W x          x̄ = Wᵀ ȳ,  the pair of W is (ȳ, x)
+    y = σ(x)         x̄ = σ'(x) ⊙ ȳ
+    y = LN(x)        x̄ = (ȳ − mean ȳ − y mean(ȳ ⊙ y)) / s,  s² = var x + ε
+
+The passes are made of ordinary differentiable operations, so the outer gradient goes through them. An architecture or objective
+that has no rule here is differentiated as in ``core``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from nestling.core import L2, MLP, DotProduct, GatedMLP, Huber, Lp, Matrix, Memory, Normed, Residual, Weights
+from nestling.core.architecture import GELU, Activation, Architecture
+from nestling.core.memory import surprise
+from nestling.core.objective import Objective
+from nestling.ops.fold import through
+
+Pairs = tuple[Weights, Weights]
+"""(cotangents, inputs): ∂ℓ/∂W = cotangent ⊗ input for each weight."""
+
+Down = tuple[Tensor, Callable[[Tensor], Pairs]]
+"""(prediction, its cotangent -> the pairs)"""
+
+
+def pairs(memory: Memory, weights: Weights, key: Tensor, value: Tensor, threshold: Tensor | float) -> Pairs:
+    """∇ℓ(M(W, k), v) by every weight, for tokens (..., C, keys) that share ``weights`` (..., out, in)."""
+    if not (_passes(memory.architecture) and isinstance(memory.objective, L2 | DotProduct | Lp | Huber)):
+        seen = surprise(memory.architecture, memory.objective, weights, key, value, threshold)
+        return seen.cotangents, seen.inputs
+    prediction, up = _down(memory.architecture, weights, key)
+    return up(_slope(memory.objective, prediction, value, threshold))
+
+
+def _passes(architecture: Architecture) -> bool:
+    match architecture:
+        case Residual(inner) | Normed(inner):
+            return _passes(inner)
+        case _:
+            return isinstance(architecture, Matrix | MLP | GatedMLP)
+
+
+def _down(architecture: Architecture, weights: Weights, key: Tensor) -> Down:
+    match architecture:
+        case Residual(inner):
+            # y = k + inner(k): the key does not depend on the weights.
+            prediction, up = _down(inner, weights, key)
+            return key + prediction, up
+        case Normed(inner, eps):
+            return _normed(*_down(inner, weights, key), eps)
+        case MLP():
+            return _mlp(architecture, weights, key)
+        case GatedMLP():
+            return _gated(architecture, weights, key)
+        case _:
+            return through(weights["w1"], key), lambda back: ({"w1": back}, {"w1": key})
+
+
+def _normed(x: Tensor, inner: Callable[[Tensor], Pairs], eps: float) -> Down:
+    spread, centre = torch.var_mean(x, -1, correction=0, keepdim=True)
+    scale = (spread + eps).rsqrt()
+    y = (x - centre) * scale
+
+    def up(back: Tensor) -> Pairs:
+        # x̄ = (ȳ − mean ȳ − y mean(ȳ ⊙ y)) / s
+        return inner(scale * (back - back.mean(-1, keepdim=True) - y * (back * y).mean(-1, keepdim=True)))
+
+    return y, up
+
+
+def _mlp(architecture: MLP, weights: Weights, key: Tensor) -> Down:
+    names = [f"w{i + 1}" for i in range(architecture.depth)]
+    inputs, outputs = {}, {}
+    x = key
+    for name in names:
+        inputs[name] = x
+        outputs[name] = through(weights[name], x)
+        x = architecture.activation(outputs[name]) if name != names[-1] else outputs[name]
+
+    def up(back: Tensor) -> Pairs:
+        cotangents = {names[-1]: back}
+        for below, name in zip(names[-2::-1], names[:0:-1], strict=True):
+            # z̄ = σ'(z) ⊙ Wᵀ ȳ
+            cotangents[below] = _bent(architecture.activation, cotangents[name] @ weights[name], outputs[below])
+        return cotangents, inputs
+
+    return x, up
+
+
+def _gated(architecture: GatedMLP, weights: Weights, key: Tensor) -> Down:
+    bent, gate = through(weights["w1"], key), through(weights["w3"], key)
+    active = architecture.activation(bent)
+    hidden = active * gate
+
+    def up(back: Tensor) -> Pairs:
+        below = back @ weights["w2"]
+        cotangents = {"w1": _bent(architecture.activation, below * gate, bent), "w2": back, "w3": below * active}
+        return cotangents, {"w1": key, "w2": hidden, "w3": key}
+
+    return through(weights["w2"], hidden), up
+
+
+def _bent(activation: Activation, back: Tensor, x: Tensor) -> Tensor:
+    """σ'(x) ⊙ ȳ, by torch's own kernels, which are differentiable again."""
+    kernel = torch.ops.aten.gelu_backward if isinstance(activation, GELU) else torch.ops.aten.silu_backward
+    bent: Tensor = kernel(back, x)
+    return bent
+
+
+def _slope(objective: Objective, prediction: Tensor, value: Tensor, threshold: Tensor | float) -> Tensor:
+    """∂ℓ/∂v̂"""
+    if isinstance(objective, DotProduct):
+        # ℓ = -⟨v̂, v⟩
+        return -value
+    r = prediction - value
+    match objective:
+        case Lp(p, epsilon):
+            # ℓ = Σ (r² + ε)^(p/2)
+            return p * r * (r.square() + epsilon).pow(p / 2 - 1)
+        case Huber():
+            # ℓ' is the residual, clipped to [-δ, δ]
+            bound = torch.as_tensor(threshold, dtype=r.dtype, device=r.device)
+            return torch.minimum(torch.maximum(r, -bound), bound)
+        case _:
+            # ℓ = ½‖r‖²
+            return r
