@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     # From where they are defined: a package and the function of its name confuse type checkers.
     # ruff: noqa: F401
-    from nestling import core, data, eval, nn, ops, stream, train, tree
+    from nestling import core, data, eval, nn, ops, optim, stream, train, tree
     from nestling.core import *  # noqa: F403
     from nestling.errors import NestlingError
     from nestling.models import LM, Config
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nestling.train.config import TrainConfig
 
 # `recipes` is a package that can be called: it lists its names.
-_PACKAGES = ("core", "data", "eval", "nn", "ops", "recipes", "stream", "train", "tree")
+_PACKAGES = ("core", "data", "eval", "nn", "ops", "optim", "recipes", "stream", "train", "tree")
 
 _CORE = (
     *("GELU", "KL", "L2", "MLP", "Adaptive", "Apply", "Architecture", "Chain", "Clip", "Constant", "Decay", "Delta"),
