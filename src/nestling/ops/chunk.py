@@ -18,8 +18,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestling.core import Apply, Chain, Decay, Delta, Descend, Gates, Memory, Momentum, Weights, linear
-from nestling.ops.coefficients import Table, ratios, table
+from nestling.core import (
+    Apply,
+    Chain,
+    Decay,
+    Delta,
+    Descend,
+    Erase,
+    Gates,
+    KeyDecay,
+    Memory,
+    Momentum,
+    Retention,
+    Weights,
+    linear,
+)
+from nestling.ops.coefficients import KeyTable, Table, key_table, ratios, table
 from nestling.ops.fold import fold, through
 from nestling.ops.surprise import pairs
 from nestling.tree import state
@@ -52,7 +66,7 @@ def supported(memory: Memory) -> bool:
             retention=Decay(), rule=Descend() | Chain((Descend(), Momentum())) | Chain((Momentum(), Descend()))
         ):
             return True
-        case Memory(retention=Delta(), rule=Descend()):
+        case Memory(retention=Delta() | Erase() | KeyDecay(), rule=Descend()):
             return True
         case _:
             return False
@@ -84,7 +98,7 @@ def rule_state(memory: Memory, weights: Weights, trace: Weights) -> dict[str, An
 class _Write:
     """What a block writes to one weight: pairs ⊗ inputs, weighted by the table."""
 
-    table: Table
+    table: Table | KeyTable
     pairs: Tensor
     inputs: Tensor
 
@@ -109,14 +123,16 @@ def _writes(memory: Memory, before: BlockState, tokens: Tokens) -> dict[str, _Wr
         inputs, own = recorded[name], gates.of(name)
         tabled = common or _table(memory, own, filled)
         written = cotangents[name]
-        if isinstance(memory.retention, Delta):
-            written = _erasing(before.dual[name], own, filled, tabled, written, inputs)
+        if isinstance(memory.retention, Delta | Erase) and isinstance(tabled, Table):
+            written = _erasing(memory.retention, before.dual[name], own, filled, tabled, written, inputs)
         writes[name] = _Write(tabled, written, inputs)
     return writes
 
 
-def _table(memory: Memory, gates: Gates, filled: Tensor | None) -> Table:
-    if isinstance(memory.retention, Delta):
+def _table(memory: Memory, gates: Gates, filled: Tensor | None) -> Table | KeyTable:
+    if isinstance(memory.retention, KeyDecay):
+        return key_table(gates, filled)
+    if isinstance(memory.retention, Delta | Erase):
         # Wₜ = βₜW₀ − Σⱼ Dₜⱼ pⱼxⱼᵀ: the rates are in the pairs.
         start, kept = ratios(gates.retain, filled)
         return Table(start, -kept, None, None, None)
@@ -124,13 +140,21 @@ def _table(memory: Memory, gates: Gates, filled: Tensor | None) -> Table:
 
 
 def _erasing(
-    dual: Tensor, gates: Gates, filled: Tensor | None, tabled: Table, cotangents: Tensor, inputs: Tensor
+    retention: Retention,
+    dual: Tensor,
+    gates: Gates,
+    filled: Tensor | None,
+    tabled: Table,
+    cotangents: Tensor,
+    inputs: Tensor,
 ) -> Tensor:
-    """Solve (I + diag(η) (XXᵀ ⊙ D₋)) P = η (β₋ ⊙ XW₀ᵀ + δ), where ₋ is the table one token earlier."""
+    """Solve (I + diag(η) (XXᵀ ⊙ D₋)) P = η (β₋ ⊙ XW₀ᵀ + δ), where ₋ is the table one token earlier (``Erase``: now)."""
     lr = gates.lr if filled is None else gates.lr * filled
-    # D₋ and β₋ are the rows above; dividing the retention out would lose gates of zero.
-    earlier = torch.cat((torch.zeros_like(tabled.writes[..., :1, :]), -tabled.writes[..., :-1, :]), -2)
-    start = torch.cat((torch.ones_like(tabled.start[..., :1]), tabled.start[..., :-1]), -1)
+    earlier, start = -tabled.writes, tabled.start
+    if isinstance(retention, Delta):
+        # D₋ and β₋ are the rows above; dividing the retention out would lose gates of zero.
+        earlier = torch.cat((torch.zeros_like(earlier[..., :1, :]), earlier[..., :-1, :]), -2)
+        start = torch.cat((torch.ones_like(start[..., :1]), start[..., :-1]), -1)
     system = lr[..., None] * ((inputs @ inputs.mT) * earlier)
     target = lr[..., None] * (start[..., None] * through(dual, inputs) + cotangents)
     eye = torch.eye(system.shape[-1], dtype=system.dtype, device=system.device)
@@ -140,6 +164,9 @@ def _erasing(
 def _running(before: BlockState, writes: dict[str, _Write]) -> Apply:
     def apply(name: str, z: Tensor) -> Tensor:
         write = writes[name]
+        if isinstance(write.table, KeyTable):
+            y = (z * write.table.start.mT) @ before.dual[name].mT
+            return y + torch.einsum("bhti,bhitj,bhji->bhtj", z, write.table.writes, write.inputs) @ write.pairs
         y = write.table.start[..., None] * through(before.dual[name], z)
         if write.table.trace is not None:
             y = y + write.table.trace[..., None] * through(before.trace[name], z)
@@ -151,6 +178,10 @@ def _running(before: BlockState, writes: dict[str, _Write]) -> Apply:
 def _folded(dual: Tensor, trace: Tensor | None, write: _Write) -> Tensor:
     """W_C = β_C W₀ + f_C S₀ + Σⱼ Γ_Cⱼ δⱼxⱼᵀ"""
     table = write.table
+    if isinstance(table, KeyTable):
+        # The same with a β and a Γ for each column of W.
+        kept = table.writes[..., -1, :].mT * write.inputs
+        return table.start[..., -1][..., None, :] * dual + write.pairs.mT @ kept
     carried = None if trace is None or table.trace is None else (table.trace[..., -1], trace)
     return fold((table.start[..., -1], dual), carried, table.writes[..., -1, :, None] * write.pairs, write.inputs)
 
@@ -159,6 +190,7 @@ def _carried(trace: Tensor, write: _Write) -> Tensor:
     """S_C"""
     table = write.table
     # Only rules with momentum have traces, and their tables have these.
+    assert isinstance(table, Table)
     assert table.trace_start is not None
     assert table.trace_writes is not None
     return fold((table.trace_start, trace), None, table.trace_writes[..., None] * write.pairs, write.inputs)
