@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nestling.core import L2, MLP, DotProduct, GatedMLP, Huber, Lp, Matrix, Memory, Normed, Residual, Weights
-from nestling.core.architecture import GELU, Activation, Architecture
+from nestling.core.architecture import GELU, Activation, Architecture, SiLU
 from nestling.core.memory import surprise
 from nestling.core.objective import Objective
 from nestling.ops.fold import through
@@ -109,10 +109,16 @@ def _gated(architecture: GatedMLP, weights: Weights, key: Tensor) -> Down:
 
 
 def _bent(activation: Activation, back: Tensor, x: Tensor) -> Tensor:
-    """σ'(x) ⊙ ȳ, by torch's own kernels, which are differentiable again."""
-    kernel = torch.ops.aten.gelu_backward if isinstance(activation, GELU) else torch.ops.aten.silu_backward
-    bent: Tensor = kernel(back, x)
-    return bent
+    """σ'(x) ⊙ ȳ"""
+    match activation:
+        case GELU():
+            # torch's own kernel, which is differentiable again
+            bent: Tensor = torch.ops.aten.gelu_backward(back, x)
+            return bent
+        case SiLU():
+            # σ = x s, σ' = s (1 + x (1 − s)), with s = sigmoid(x)
+            s = torch.sigmoid(x)
+            return back * (s * (1 + x * (1 - s)))
 
 
 def _slope(objective: Objective, prediction: Tensor, value: Tensor, threshold: Tensor | float) -> Tensor:
