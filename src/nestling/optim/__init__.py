@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nestling.optim.base import Optimizer
+from nestling.optim.dgd import DGD, GGD
 from nestling.optim.gradient_memory import GradientMemory
 from nestling.optim.m3 import M3
 from nestling.optim.momenta import DeepMomentum, DeltaMomentum, PreconditionedMomentum
@@ -10,6 +11,8 @@ from nestling.optim.named import SGD, AdaGrad, Adam, AdamW, Lion, Muon, RMSProp
 from nestling.optim.streams import Gradient, Identity, One, Preconditioned, Stream
 
 __all__ = [
+    "DGD",
+    "GGD",
     "M3",
     "SGD",
     "AdaGrad",

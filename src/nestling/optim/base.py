@@ -71,7 +71,7 @@ class Optimizer(torch.optim.Optimizer, ABC):
             group = self.param_groups[-1]
             _check_settings(group)
             for index, parameter in enumerate(group["params"]):
-                self._check_parameter(_name(group, index), parameter)
+                self._check_parameter(name_of(group, index), parameter)
         except NestlingError:
             self.param_groups.pop()
             raise
@@ -90,6 +90,7 @@ class Optimizer(torch.optim.Optimizer, ABC):
         for group in self.param_groups:
             _check_settings(group)
             _check_gradients(group)
+            self._check_ready(group)
         for group in self.param_groups:
             self._write([p for p in group["params"] if p.grad is not None], group)
         return loss
@@ -150,6 +151,9 @@ class Optimizer(torch.optim.Optimizer, ABC):
             if parameter.dtype != weight.dtype:  # it was widened; else it is the parameter itself
                 parameter.copy_(weight)
 
+    def _check_ready(self, group: Group) -> None:
+        """Raise NestlingError where a write cannot be made; nothing has changed yet."""
+
     def _check_parameter(self, name: str, parameter: Tensor) -> None:
         if not parameter.is_floating_point():
             raise NestlingError(
@@ -186,10 +190,10 @@ def _check_gradients(group: Group) -> None:
             continue
         if gradient.layout != torch.strided:
             raise NestlingError(
-                f"the gradient of {_name(group, index)} is sparse: only dense ones are taken; build the embedding with sparse=False."
+                f"the gradient of {name_of(group, index)} is sparse: only dense ones are taken; build the embedding with sparse=False."
             )
         if gradient.is_complex():
-            raise NestlingError(f"the gradient of {_name(group, index)} is complex: only real ones are taken.")
+            raise NestlingError(f"the gradient of {name_of(group, index)} is complex: only real ones are taken.")
         found.setdefault(gradient.device, []).append(index)
     for indices in found.values():
         norms = torch._foreach_norm([group["params"][i].grad for i in indices])
@@ -199,11 +203,12 @@ def _check_gradients(group: Group) -> None:
             for index in (i for i, good in zip(indices, finite.tolist(), strict=True) if not good):
                 if not bool(group["params"][index].grad.isfinite().all()):
                     raise NestlingError(
-                        f"the gradient of {_name(group, index)} is nan or infinite: skip this step, or lower the rate (lr={group['lr']})."
+                        f"the gradient of {name_of(group, index)} is nan or infinite: skip this step, or lower the rate (lr={group['lr']})."
                     )
 
 
-def _name(group: Group, index: int) -> str:
+def name_of(group: Group, index: int) -> str:
+    """What to call a parameter in a message: its name, where the optimizer was given names."""
     names = group.get("param_names")
     return repr(names[index]) if names else f"parameter {index}"
 
