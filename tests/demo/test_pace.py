@@ -8,9 +8,11 @@ from nestling.demo import pace
 from nestling.demo.config import QUICK, DemoConfig
 
 
-def test_minutes_buy_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "measure", lambda config: (0.5, 0.001))
-    # 60 s · 2 − overhead − three readings of at most 2048 tokens, at a second for one update of each model
+@pytest.mark.parametrize("cores", [1, 2])
+def test_minutes_buy_steps(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+    monkeypatch.setattr(pace, "measure", lambda config: (0.5 * cores, 0.001))
+    monkeypatch.setattr(pace, "cores", lambda: cores)
+    # 60 s · 2 − overhead − three readings of at most 2048 tokens, at a second for one update of both models
     plan = pace.fitted(QUICK, DemoConfig(minutes=2), unseen_bytes=10**6)
     assert plan.steps == int(120 - pace._OVERHEAD - 3 * 2048 * 0.001)
     assert pace.fitted(QUICK, DemoConfig(minutes=4), 10**6).steps == plan.steps + 120

@@ -89,7 +89,7 @@ FULL = Plan(
     probe_bytes=4096,
     windows=20,
 )
-"""About five minutes on two cores."""
+"""About five minutes on two cores, one for each training."""
 
 QUICK = Plan(
     dim=48,

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from nestling.data import ByteTokenizer
+from nestling.demo.ahead import cores
 from nestling.demo.config import DemoConfig, Plan
 from nestling.demo.contenders import baseline_config, memory_config
 from nestling.demo.reading import PIECE
@@ -28,13 +29,16 @@ def fitted(plan: Plan, config: DemoConfig, unseen_bytes: int) -> Plan:
     if config.minutes is None:
         return plan
     tokens = min(plan.unseen, int(unseen_bytes / _BYTES_PER_TOKEN))
-    updates, reading = 0.0, 0.0
+    updates: list[float] = []
+    reading = 0.0
     for make, readers in ((memory_config, 2), (baseline_config, 1)):
         update, token = measure(make(config.recipe, plan, config.seed, Path(config.out)))
-        updates += update
+        updates.append(update)
         reading += readers * token * tokens
     left = 60 * config.minutes - _OVERHEAD - reading
-    return replace(plan, steps=max(int(left / updates), _FEWEST))
+    # Beside one another where there are two cores, else one after the other.
+    together = max(updates) if cores() > 1 else sum(updates)
+    return replace(plan, steps=max(int(left / together), _FEWEST))
 
 
 def measure(config: TrainConfig) -> tuple[float, float]:

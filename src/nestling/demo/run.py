@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 
 from nestling.data import Document, corpus
 from nestling.demo import page
+from nestling.demo.ahead import ahead, cores
 from nestling.demo.checks import Copies, excerpts, kept
 from nestling.demo.config import FULL, QUICK, DemoConfig, Plan
 from nestling.demo.console import Steps
@@ -26,6 +27,9 @@ from nestling.errors import NestlingError
 from nestling.models import LM, describe
 from nestling.nn import State
 from nestling.stream import Session
+
+_WORTH_A_PROCESS = 50
+"""A process needs some seconds to begin; from so many steps on, training beside one another is faster."""
 
 
 def demo(config: DemoConfig, plan: Plan = FULL) -> tuple[Results, Path]:
@@ -68,10 +72,7 @@ def _demo(config: DemoConfig, plan: Plan) -> tuple[Results, Path]:
     unseen, runs = corpus.stdlib("unseen"), Path(config.out) / "runs"
     if config.minutes is not None:
         plan = fitted(plan, config, sum(len(document.text) for document in unseen))
-    steps.begin(f"train {config.recipe} on {plan.tokens:,} tokens of the standard library's source")
-    memory = fit(memory_config(config.recipe, plan, config.seed, runs))
-    steps.begin("train a transformer of equal size on the same tokens")
-    baseline = fit(baseline_config(config.recipe, plan, config.seed, runs))
+    memory, baseline = _trained(config, plan, runs, steps)
     if memory.tokenizer.fingerprint != baseline.tokenizer.fingerprint:
         raise NestlingError(f"the two runs below {runs} have different tokenizers: remove that folder and start again.")
     stream, sessions, state = _read_unseen(memory, baseline, unseen, plan, steps)
@@ -94,6 +95,20 @@ def _demo(config: DemoConfig, plan: Plan) -> tuple[Results, Path]:
         seconds=time.perf_counter() - begun,
     )
     return results, page.write(Path(config.out), results)
+
+
+def _trained(config: DemoConfig, plan: Plan, runs: Path, steps: Steps) -> tuple[Trainee, Trainee]:
+    """Both models; the transformer in a process of its own where there are cores for it and enough to do."""
+    ours, theirs = (make(config.recipe, plan, config.seed, runs) for make in (memory_config, baseline_config))
+    beside = cores() > 1 and plan.steps >= _WORTH_A_PROCESS
+    what = f"train {config.recipe} on {plan.tokens:,} tokens of the standard library's source"
+    steps.begin(f"{what}, a transformer beside it" if beside else what)
+    with ahead(theirs) if beside else nullcontext():
+        memory = fit(ours)
+    steps.begin(
+        "a transformer of equal size, trained on the same tokens" if beside else "train a transformer of equal size"
+    )
+    return memory, fit(theirs)
 
 
 def _read_unseen(
