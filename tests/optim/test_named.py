@@ -56,6 +56,13 @@ def test_muon_is_that_of_torch_without_its_rounding(kind: str, shape: tuple[int,
     same(follow(lambda p: optim.Muon(p, lr=0.02, weight_decay=0.2, kind=kind), given), theirs)
 
 
+def test_muon_with_the_step_of_adamw_is_that_of_torch(monkeypatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.clone())
+    given = gradients(50, 6, 4)
+    theirs = follow(lambda p: T.Muon(p, lr=0.02, adjust_lr_fn="match_rms_adamw"), given)
+    same(follow(lambda p: optim.Muon(p, lr=0.02, rms=0.2), given), theirs)
+
+
 def test_muon_is_that_of_torch_up_to_its_rounding() -> None:
     given = gradients(50, 8, 5)
     ours, theirs = (follow(lambda p, of=of: of.Muon(p, lr=0.02), given)[-1] for of in (optim, T))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from nestling.optim.base import Optimizer
 from nestling.optim.dgd import DGD, GGD
 from nestling.optim.gradient_memory import GradientMemory
+from nestling.optim.levels import Levels
 from nestling.optim.m3 import M3
 from nestling.optim.momenta import DeepMomentum, DeltaMomentum, PreconditionedMomentum
 from nestling.optim.named import SGD, AdaGrad, Adam, AdamW, Lion, Muon, RMSProp
+from nestling.optim.splitting import Split, split
 from nestling.optim.streams import Gradient, Identity, One, Preconditioned, Stream
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "Gradient",
     "GradientMemory",
     "Identity",
+    "Levels",
     "Lion",
     "Muon",
     "One",
@@ -30,5 +33,7 @@ __all__ = [
     "Preconditioned",
     "PreconditionedMomentum",
     "RMSProp",
+    "Split",
     "Stream",
+    "split",
 ]

@@ -181,7 +181,8 @@ class Muon(Decoupled):
     """Momentum that is made orthogonal: W ← (1 − ηλ) W − η √max(1, out/in) NewtonSchulz(m) (NL eq. 42; Jordan et al. 2024).
 
     Of matrices only; ``split`` gives the others to AdamW. Equal to ``torch.optim.Muon``, whose iteration runs in bfloat16;
-    here it runs in the type of the weights, at least float32. ``kind="heavy ball"`` leaves out the look ahead.
+    here it runs in the type of the weights, at least float32. ``kind="heavy ball"`` leaves out the look ahead. With ``rms``
+    = 0.2 the step is 0.2 √max(out, in) instead, and rates of AdamW serve (torch's ``match_rms_adamw``).
 
     >>> import torch
     >>> weight = torch.nn.Parameter(torch.zeros(2, 2))
@@ -201,8 +202,9 @@ class Muon(Decoupled):
         momentum: float = 0.95,
         kind: str = "nesterov",
         newton_schulz: int = 5,
+        rms: float | None = None,
     ) -> None:
-        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "kind": kind}
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "kind": kind, "rms": rms}
         super().__init__(params, {**defaults, "newton_schulz": newton_schulz})
 
     def rule(self, group: Group) -> Rule:
@@ -211,7 +213,7 @@ class Muon(Decoupled):
         memory: Rule = mean(beta)
         if group["kind"] == "nesterov":
             memory = nesterov(memory, beta, 1 - beta)
-        return Chain((memory, NewtonSchulz(group["newton_schulz"]), Stretch(), Descend()))
+        return Chain((memory, NewtonSchulz(group["newton_schulz"]), Stretch(group["rms"]), Descend()))
 
 
 def _root(memory: Chain | Momentum, eps: float) -> Chain:

@@ -122,12 +122,18 @@ class Before(Rule):
 class Stretch(Rule):
     """u = √max(1, out/in) g: Muon's longer step for tall matrices, so that outputs change alike for every shape.
 
+    With ``rms`` ρ it is u = ρ √max(out, in) g: entries of an orthogonal g get the root mean square ρ (Liu et al. 2025).
+
     >>> Stretch().update(torch.ones(4, 1), (), Gates())[0].unique()
     tensor([2.])
     """
 
+    rms: float | None = None
+
     def update(self, signal: Tensor, state: RuleState, gates: Gates) -> tuple[Tensor, RuleState]:
-        """√max(1, out/in) g"""
+        """√max(1, out/in) g, or ρ √max(out, in) g"""
+        if self.rms is not None:
+            return self.rms * max(signal.shape[-2:]) ** 0.5 * signal, state
         return max(1.0, signal.shape[-2] / signal.shape[-1]) ** 0.5 * signal, state
 
 
