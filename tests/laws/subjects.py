@@ -42,7 +42,7 @@ from nestling.core import (
     Sum,
 )
 from nestling.models import LM
-from nestling.nn import CMS, Attention, Block, MemoryLayer, Mixer, SelfModifying, ShortConv, SwiGLU
+from nestling.nn import CMS, Attention, Block, MemoryAsLayer, MemoryLayer, Mixer, SelfModifying, ShortConv, SwiGLU
 from nestling.ops import Chunk, Marks, Reference
 from nestling.recipes import configure
 
@@ -66,6 +66,10 @@ MEMORIES = {
 
 MIXERS: dict[str, Callable[[], Mixer]] = {
     "attention": lambda: Attention(DIM, HEADS, WINDOW),
+    "attention_after_a_prefix": lambda: Attention(DIM, HEADS, WINDOW, persistent=3),
+    "memory_as_layer": lambda: MemoryAsLayer(
+        MemoryLayer(DIM, HEADS, MEMORIES["titans"]), Attention(DIM, HEADS, WINDOW, persistent=3)
+    ),
     "conv": lambda: ShortConv(DIM),
     "conv_of_one_tap": lambda: ShortConv(DIM, 1),
     "swiglu": lambda: SwiGLU(DIM),
@@ -84,7 +88,7 @@ EVERYTHING = [*MIXERS, *RECIPES]
 def small(recipe: str, **changes: Any) -> dict[str, Any]:
     """The fields of the recipe that make it small; a recipe that is added later comes under the laws by itself."""
     known = {field.name for field in fields(configure(recipe))}
-    wanted = {"dim": 32, "layers": 2, "heads": 2, "window": 8, **changes}
+    wanted = {"dim": 32, "layers": 2, "heads": 2, "window": 8, "persistent": 3, **changes}
     return {name: value for name, value in wanted.items() if name in known}
 
 

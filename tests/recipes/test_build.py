@@ -12,6 +12,7 @@ from nestling.core import L2, MLP, Matrix, Memory, parse
 from nestling.errors import NestlingError
 from nestling.recipes import SIZES, configure
 from nestling.recipes.build import _names
+from nestling.recipes.sizes import EXPAND, NOMINAL
 from tests.laws.subjects import small
 
 
@@ -24,13 +25,13 @@ def test_a_size_sets_the_shape_of_every_recipe(recipe, size):
     assert (config.recipe, config.size, config.vocab_size) == (recipe, size, 300)
 
 
-@pytest.mark.parametrize(("size", "named"), [("170m", 170e6), ("340m", 340e6), ("760m", 760e6), ("1.3b", 1.3e9)])
+@pytest.mark.parametrize(("size", "named"), NOMINAL.items())
 @pytest.mark.parametrize("recipe", nl.recipes())
-def test_a_size_is_about_what_its_name_says(recipe, size, named):
-    """With the papers' vocabulary of 32k; their names count more than their shapes hold (tied embeddings: -40 %)."""
+def test_a_size_holds_what_its_name_says(recipe, size, named):
+    """Within 3 %, with the papers' vocabulary of 32k and a head of its own."""
     with torch.device("meta"):
         model = nl.build(recipe, size, 32_000)
-    assert 0.6 * named < sum(p.numel() for p in model.parameters()) < 1.2 * named
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(named, rel=0.03)
 
 
 @pytest.mark.parametrize("recipe", nl.recipes())
@@ -83,3 +84,8 @@ def test_what_cannot_be_built_is_refused_in_one_line(names, changes, message):
     with pytest.raises(NestlingError, match=message) as raised:
         nl.build(*names, **changes)
     assert "\n" not in str(raised.value)
+
+
+def test_every_recipe_has_the_papers_sizes():
+    assert list(EXPAND) == nl.recipes()
+    assert configure("transformer", "170m", expand=2, tied=True).expand == 2

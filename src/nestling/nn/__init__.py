@@ -6,6 +6,7 @@ from nestling.nn.cms import CMS
 from nestling.nn.conv import ShortConv
 from nestling.nn.features import Features, Length, Rotated, Scaled, Unit
 from nestling.nn.gating import FixedDecay, KeyDecayRange, RateDecayRange, RateRange
+from nestling.nn.hybrid import Identity, MemoryAsGate, MemoryAsLayer
 from nestling.nn.memory import Gating, Learnt, MemoryLayer, Zeros
 from nestling.nn.mixer import LevelRow, Mixer, State
 from nestling.nn.mlp import SwiGLU
@@ -15,6 +16,9 @@ from nestling.nn.rope import rotate
 from nestling.nn.self_modifying import SelfModifying, SelfRange
 
 __all__ = [
+    "Identity",
+    "MemoryAsGate",
+    "MemoryAsLayer",
     "Features",
     "Length",
     "Rotated",

@@ -28,7 +28,8 @@ class Window:
 class Attention(Mixer):
     """Causal attention over the last ``window`` tokens of a document, the token itself included, with rotary positions.
 
-    For T ≤ window it is full attention. The state is a window of keys and values, so that memory stays constant in a stream.
+    ``persistent`` learnt tokens stand before every document, visible from everywhere and at no position (Titans eq. 19 and
+    SW-Attn* of eq. 27). For T ≤ window it is full attention. The state is a window of keys and values, so that memory stays constant in a stream.
 
     >>> attention = Attention(32, heads=4, window=16)
     >>> y, state = attention(torch.randn(2, 40, 32))
@@ -36,16 +37,19 @@ class Attention(Mixer):
     (torch.Size([2, 40, 32]), torch.Size([2, 4, 16, 8]))
     """
 
-    def __init__(self, dim: int, heads: int, window: int) -> None:
-        """``dim``: channels, ``heads`` of width dim / heads each; ``window``: tokens."""
+    def __init__(self, dim: int, heads: int, window: int, persistent: int = 0) -> None:
+        """``dim``: channels, ``heads`` of width dim / heads each; ``window``: tokens; ``persistent``: tokens before them."""
         super().__init__()
         if dim % (2 * heads):
             raise NestlingError(f"attention needs dim divisible by 2 · heads, got dim={dim}, heads={heads}.")
         if window < 1:
             raise NestlingError(f"attention sees at least the token itself: window ≥ 1, got {window}.")
+        if persistent < 0:
+            raise NestlingError(f"attention has persistent ≥ 0 learnt tokens, got {persistent}.")
         self.heads, self.window = heads, window
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
+        self.persistent = nn.Parameter(torch.randn(persistent, dim)) if persistent else None
 
     def initial_state(self, batch: int) -> Window:
         """An empty window."""
@@ -61,7 +65,7 @@ class Attention(Mixer):
         keys = torch.cat((before.key.to(k.dtype), k), 2)
         values = torch.cat((before.value.to(v.dtype), v), 2)
         document = None if marks.starts is None else marks.starts.long().cumsum(1)
-        if state is None and document is None and length <= self.window:
+        if state is None and document is None and length <= self.window and self.persistent is None:
             y = F.scaled_dot_product_attention(rotate(q, 0), rotate(k, 0), v, is_causal=True)
         else:
             y = self._windowed(q, keys, values, before.filled, document)
@@ -74,12 +78,30 @@ class Attention(Mixer):
             high = min(low + window, q.shape[2])
             near = slice(low, high + window)
             mask = self._mask(low, high, filled, document)
-            pieces.append(
-                F.scaled_dot_product_attention(
-                    rotate(q[:, :, low:high], window), rotate(keys[:, :, near], 0), values[:, :, near], attn_mask=mask
-                )
-            )
+            turned = rotate(q[:, :, low:high], window), rotate(keys[:, :, near], 0)
+            if self.persistent is None:
+                attended = F.scaled_dot_product_attention(*turned, values[:, :, near], attn_mask=mask)
+            else:
+                attended = self._after_prefix(self.persistent, q[:, :, low:high], *turned, values[:, :, near], mask)
+            pieces.append(attended)
         return torch.cat(pieces, 2)
+
+    def _after_prefix(
+        self, persistent: Tensor, q: Tensor, turned: Tensor, keys: Tensor, values: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Scores ⟨R q, R k⟩ with tokens and ⟨q, k⟩ with the prefix, as one product of (R q, q) with (R k, 0) or (0, k)."""
+        tokens = F.linear(persistent, self.qkv.weight[self.out.in_features :]).to(q.dtype)
+        k, v = (part.unflatten(-1, (self.heads, -1)).transpose(0, 1) for part in tokens.chunk(2, -1))
+        k, v = k.expand(q.shape[0], -1, -1, -1), v.expand(q.shape[0], -1, -1, -1)
+        width = q.shape[-1]
+        both = torch.cat((F.pad(k, (width, 0)), F.pad(keys, (0, width))), 2)
+        return F.scaled_dot_product_attention(
+            torch.cat((turned, q), -1),
+            both,
+            torch.cat((v, values), 2),
+            attn_mask=F.pad(mask, (k.shape[2], 0), value=True),
+            scale=width**-0.5,
+        )
 
     def _mask(self, low: int, high: int, filled: Tensor, document: Tensor | None) -> Tensor:
         """(B, 1, queries, keys): within the window, already there, of the same document. Key j is token j - window."""

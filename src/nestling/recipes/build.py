@@ -25,8 +25,8 @@ from nestling.nn import (
 )
 from nestling.recipes.hope import Hope, hope
 from nestling.recipes.linear import GLA, DeltaNet, GatedDeltaNet, RetNet, deltanet, gated_deltanet, gla, retnet
-from nestling.recipes.sizes import SIZES
-from nestling.recipes.titans import TitansLMM, titans_lmm
+from nestling.recipes.sizes import SIZES, preset
+from nestling.recipes.titans import H3, Samba, TitansLMM, TitansMAG, TitansMAL, titans_lmm, titans_mag, titans_mal
 from nestling.recipes.transformer import Transformer, transformer
 from nestling.recipes.ttt import TTTMLP, TTTLinear, ttt_linear, ttt_mlp
 
@@ -39,10 +39,12 @@ RECIPES: dict[str, tuple[type[Config], Callable[[Any], LM]]] = {
     "ttt_linear": (TTTLinear, ttt_linear),
     "ttt_mlp": (TTTMLP, ttt_mlp),
     "titans_lmm": (TitansLMM, titans_lmm),
+    "titans_mag": (TitansMAG, titans_mag),
+    "titans_mal": (TitansMAL, titans_mal),
     "hope": (Hope, hope),
 }
 _PARTS = (GateRange, FixedDecay, KeyDecayRange, RateRange, RateDecayRange, Unit, Length, Scaled, Rotated)
-_STARTS = (Learnt, Zeros, SelfRange)
+_STARTS = (Learnt, Zeros, SelfRange, Samba, H3)
 
 
 def recipes() -> list[str]:
@@ -73,8 +75,8 @@ def configure(recipe: str, size: str = "tiny", vocab_size: int = 256, **changes:
         offer = ", ".join(sorted(known - {"recipe", "size", "vocab_size"}))
         raise NestlingError(f"{recipe} has no field {unknown[0]!r}: use one of {offer}.")
     changes = {name: parse(value, _names()) if isinstance(value, str) else value for name, value in changes.items()}
-    preset = {name: value for name, value in vars(SIZES[size]).items() if name in known}
-    return kind(recipe=recipe, size=size, vocab_size=vocab_size, **{**preset, **changes})
+    shape = {name: value for name, value in preset(recipe, size).items() if name in known}
+    return kind(recipe=recipe, size=size, vocab_size=vocab_size, **{**shape, **changes})
 
 
 def build(recipe: str, size: str = "tiny", vocab_size: int = 256, **changes: Any) -> LM:

@@ -1,4 +1,4 @@
-"""Titans (arXiv 2501.00663): neural long-term memory as a layer."""
+"""Titans (arXiv 2501.00663): neural long-term memory alone, as a gate, and as a layer before attention."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from nestling.core import L2, MLP, Chain, Decay, Descend, Memory, Momentum, Normed, Residual
 from nestling.errors import NestlingError
 from nestling.models import LM, Config
-from nestling.nn import Block, GateRange, MemoryLayer, SwiGLU
+from nestling.nn import Attention, Block, GateRange, MemoryAsGate, MemoryAsLayer, MemoryLayer, Mixer, SwiGLU
 
 # Sₜ = ηₜSₜ₋₁ − θₜ∇ℓ(Mₜ₋₁; kₜ, vₜ),  Mₜ = (1−αₜ)Mₜ₋₁ + Sₜ,  M(x) = x + LN(W₂ GELU(W₁ x)),  chunks of 16      eqs 13-14
 LONG_TERM_MEMORY = Memory(
@@ -36,8 +36,78 @@ def titans_lmm(config: TitansLMM) -> LM:
     >>> build("titans_lmm", layers=1).config.memory.period
     16
     """
+    return LM(config, [_block(config, _memory(config)) for _ in range(config.layers)])
 
-    def mixer() -> MemoryLayer:
-        return MemoryLayer(config.dim, config.heads, config.memory, conv=config.conv, gates=config.gates)
 
-    return LM(config, [Block(config.dim, mixer(), SwiGLU(config.dim, config.expand)) for _ in range(config.layers)])
+@dataclass(frozen=True)
+class TitansMAG(TitansLMM):
+    """``window``: tokens that attention sees; ``persistent``: learnt tokens before them."""
+
+    window: int = 256
+    persistent: int = 16
+
+
+def titans_mag(config: TitansMAG) -> LM:
+    """Memory as gate: attention in a window beside a long-term memory, then SwiGLU, in every block (Titans eqs 26-28).
+
+    >>> from nestling.recipes import build
+    >>> build("titans_mag", layers=1).config.persistent
+    16
+    """
+
+    def mixer() -> Mixer:
+        return MemoryAsGate(config.dim, _memory(config), _attention(config))
+
+    return LM(config, [_block(config, mixer()) for _ in range(config.layers)])
+
+
+@dataclass(frozen=True)
+class Samba:
+    """Blocks take turns: memory → SwiGLU, attention → SwiGLU, and so on (the NeurIPS version of Titans, §3.2)."""
+
+
+@dataclass(frozen=True)
+class H3:
+    """Memory → attention → SwiGLU within every block (Titans, version 1, App. D.2)."""
+
+
+@dataclass(frozen=True)
+class TitansMAL(TitansMAG):
+    """``stack``: how memory and attention follow each other, ``Samba()`` or ``H3()``."""
+
+    stack: Samba | H3 = Samba()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.stack, Samba | H3):
+            raise NestlingError(f"stack is Samba() or H3(), got {self.stack!r}.")
+
+
+def titans_mal(config: TitansMAL) -> LM:
+    """Memory as layer: attention in a window reads what a long-term memory said (Titans eqs 29-31).
+
+    >>> from nestling.recipes import build
+    >>> build("titans_mal", layers=2).config.stack
+    Samba()
+    """
+
+    def mixer(index: int) -> Mixer:
+        match config.stack:
+            case H3():
+                return MemoryAsLayer(_memory(config), _attention(config))
+            case Samba():
+                return _attention(config) if index % 2 else _memory(config)
+
+    return LM(config, [_block(config, mixer(i)) for i in range(config.layers)])
+
+
+def _memory(config: TitansLMM) -> MemoryLayer:
+    return MemoryLayer(config.dim, config.heads, config.memory, conv=config.conv, gates=config.gates)
+
+
+def _attention(config: TitansMAG) -> Attention:
+    return Attention(config.dim, config.heads, config.window, config.persistent)
+
+
+def _block(config: TitansLMM, mixer: Mixer) -> Block:
+    return Block(config.dim, mixer, SwiGLU(config.dim, config.expand))

@@ -1,0 +1,97 @@
+"""Titans with attention: the persistent prefix, memory as a gate, memory as a layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import nestling as nl
+from nestling.nn import Attention, Identity, MemoryAsGate, MemoryAsLayer, MemoryLayer, rotate
+from nestling.recipes.titans import H3, LONG_TERM_MEMORY, Samba
+from tests.laws.subjects import draw, small
+
+DIM, HEADS, LENGTH = 12, 2, 17
+WIDTH = DIM // HEADS
+
+
+def vectors(length: int = LENGTH) -> Tensor:
+    return torch.randn(2, length, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("window", [1, 4, 40])
+def test_eqs_19_and_27_attention_sees_the_prefix_from_everywhere(window):
+    """Titans eq. 19, SW-Attn* of eq. 27 (Fig. 3b): softmax over all N_p persistent tokens and the last ``window`` tokens."""
+    layer, x = Attention(DIM, HEADS, window, persistent=3).double(), vectors()
+    with torch.no_grad():
+        weights = layer.qkv.weight.view(3, HEADS, WIDTH, DIM)
+        expected = torch.zeros_like(x)
+        for row in range(2):
+            for head in range(HEADS):
+                q, k, v = (x[row] @ weights[part, head].T for part in range(3))
+                prefix_k, prefix_v = (layer.persistent @ weights[part, head].T for part in (1, 2))
+                turned_q, turned_k = rotate(q, 0), rotate(k, 0)
+                for t in range(LENGTH):
+                    near = slice(max(0, t - window + 1), t + 1)
+                    scores = torch.cat((prefix_k @ q[t], turned_k[near] @ turned_q[t])) / WIDTH**0.5
+                    y = torch.softmax(scores, 0) @ torch.cat((prefix_v, v[near]))
+                    expected[row, t, head * WIDTH : (head + 1) * WIDTH] = y
+        expected = expected @ layer.out.weight.T
+        torch.testing.assert_close(layer(x)[0], expected, rtol=1e-10, atol=1e-11)
+        first, state = layer(x[:, :5])
+        second, _ = layer(x[:, 5:], state)
+        torch.testing.assert_close(torch.cat((first, second), 1), expected, rtol=1e-10, atol=1e-11)
+
+
+def test_eqs_26_to_28_memory_as_gate():
+    """Titans eqs 26-28: o = y ⊗ M(x̃); both normed by learnable vectors, then σ on the memory's side."""
+    memory, attention = MemoryLayer(DIM, HEADS, LONG_TERM_MEMORY), Attention(DIM, HEADS, 4, 3)
+    layer, x = MemoryAsGate(DIM, memory, attention).double(), vectors()
+
+    def normed(a: Tensor, gain: Tensor) -> Tensor:
+        return gain * a / torch.sqrt(a.square().mean(-1, keepdim=True) + 1e-6)
+
+    with torch.no_grad():
+        layer.memory_norm.gain.copy_(torch.linspace(-1, 2, DIM))
+        layer.attention_norm.gain.copy_(torch.linspace(2, 1, DIM))
+        m, y = memory(x)[0], attention(x)[0]
+        expected = normed(y, layer.attention_norm.gain) / (1 + torch.exp(-normed(m, layer.memory_norm.gain)))
+        torch.testing.assert_close(layer(x)[0], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_eqs_29_to_31_memory_as_layer():
+    """Titans eqs 30-31: y = M(x), o = SW-Attn(y)."""
+    memory, attention = MemoryLayer(DIM, HEADS, LONG_TERM_MEMORY).double(), Attention(DIM, HEADS, 4, 3).double()
+    x = vectors()
+    with torch.no_grad():
+        expected, _ = attention(memory(x)[0])
+        assert torch.equal(MemoryAsLayer(memory, attention)(x)[0], expected)
+
+
+def test_as_a_layer_a_memory_that_is_the_identity_leaves_sliding_window_attention():
+    attention, x = Attention(DIM, HEADS, 4).double(), vectors()
+    with torch.no_grad():
+        assert torch.equal(MemoryAsLayer(Identity(), attention)(x)[0], attention(x)[0])
+
+
+def test_blocks_of_the_samba_style_take_turns():
+    """NeurIPS version of Titans, §3.2."""
+    model = nl.build("titans_mal", vocab_size=50, **small("titans_mal", layers=4))
+    assert [type(block.mixer) for block in model.blocks] == [MemoryLayer, Attention] * 2
+    assert model.config.stack == Samba()
+
+
+def test_the_h3_style_is_another_value():
+    """Titans, version 1, App. D.2: memory, then attention, in every block; any split of a stream gives the same."""
+    model = nl.build("titans_mal", vocab_size=50, stack=H3(), **small("titans_mal")).double()
+    assert {type(block.mixer) for block in model.blocks} == {MemoryAsLayer}
+    tokens = draw(model, 2, 21)
+    with torch.no_grad():
+        whole, _ = model(tokens)
+        first, state = model(tokens[:, :13])
+        second, _ = model(tokens[:, 13:], state)
+    torch.testing.assert_close(torch.cat((first, second), 1), whole, rtol=1e-9, atol=1e-10)
+    with pytest.raises(nl.NestlingError, match="stack is Samba"):
+        nl.build("titans_mal", stack="L2()")
+    with pytest.raises(nl.NestlingError, match="persistent ≥ 0"):
+        Attention(DIM, HEADS, 4, -1)
