@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nestling.cli.parser import Parser
-from nestling.train.config import TrainConfig
+from nestling.train.config import OPTIMIZERS, TrainConfig
 
 _LISTS = ("data", "valid")
 
 
 def run(arguments: Sequence[str]) -> int:
     """Train, go on, or rehearse; see ``nestling train --help``."""
-    parser = _parser()
+    parser, arguments = _parser(), _named(arguments)
     values = parser.read(arguments, _LISTS)
     if values.resume:
         parser = _parser()
@@ -26,6 +26,20 @@ def run(arguments: Sequence[str]) -> int:
         print(dry_run(config))
         return 0
     return train(config).exit_code
+
+
+def _named(arguments: Sequence[str]) -> list[str]:
+    """``--optimizer m3`` and ``--optimizer=m3`` as ``--optimizer.name m3``; the option without a name is a file of settings."""
+    found: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option, _, value = argument.partition("=")
+        if before == "--optimizer" and argument in OPTIMIZERS:
+            found[-1:] = ["--optimizer.name", argument]
+        elif option == "--optimizer" and value in OPTIMIZERS:
+            found += ["--optimizer.name", value]
+        else:
+            found.append(argument)
+    return found
 
 
 def _parser() -> Parser:

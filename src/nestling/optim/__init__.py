@@ -9,7 +9,7 @@ from nestling.optim.levels import Levels
 from nestling.optim.m3 import M3
 from nestling.optim.momenta import DeepMomentum, DeltaMomentum, PreconditionedMomentum
 from nestling.optim.named import SGD, AdaGrad, Adam, AdamW, Lion, Muon, RMSProp
-from nestling.optim.splitting import Split, split
+from nestling.optim.splitting import Maker, Split, split
 from nestling.optim.streams import Gradient, Identity, One, Preconditioned, Stream
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Identity",
     "Levels",
     "Lion",
+    "Maker",
     "Muon",
     "One",
     "Optimizer",

@@ -14,9 +14,12 @@ from nestling.errors import NestlingError
 _FREE = frozenset({"data", "valid", "out", "device", "every", "eval_batches", "keep", "console", "tensorboard"})
 
 
+OPTIMIZERS = ("adamw", "muon", "m3", "dgd", "delta_momentum", "deep_momentum")
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its schedule: linear warm-up to ``lr``, then a cosine down to ``lr`` · ``floor`` at the last step.
+    """An optimizer and its schedule: linear warm-up to ``lr``, then a cosine down to ``lr`` · ``floor`` at the last step.
 
     >>> OptimizerConfig(lr=3e-4).betas
     (0.9, 0.95)
@@ -24,8 +27,12 @@ class OptimizerConfig:
 
     lr: float = 1e-3
     """Learning rate at the end of the warm-up."""
+    name: Literal["adamw", "muon", "m3", "dgd", "delta_momentum", "deep_momentum"] = "adamw"
+    """What updates the hidden matrices; AdamW updates everything else. ``--optimizer NAME`` is short for this."""
+    matrix_lr: float = 0.0
+    """Learning rate of the hidden matrices at the end of the warm-up; 0: that of everything else."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """Decay of the running means of the gradient and of its square."""
+    """AdamW's decay of the running means of the gradient and of its square."""
     weight_decay: float = 0.1
     """Decoupled decay, of matrices only: no gain, bias or norm shrinks."""
     warmup: float = 0.05
@@ -43,6 +50,21 @@ class OptimizerConfig:
             "must be two numbers from 0 to below 1",
             self.betas,
             "[0.9, 0.95]",
+        )
+        _choice("optimizer.name", self.name, OPTIMIZERS)
+        _require(
+            self.matrix_lr >= 0 and math.isfinite(self.matrix_lr),
+            "optimizer.matrix_lr",
+            "must not be negative",
+            self.matrix_lr,
+            "0.02, or 0 for optimizer.lr",
+        )
+        _require(
+            self.name != "adamw" or self.matrix_lr == 0,
+            "optimizer.matrix_lr",
+            "must be 0 with optimizer.name=adamw",
+            self.matrix_lr,
+            "optimizer.name=m3",
         )
         _require(self.weight_decay >= 0, "optimizer.weight_decay", "must not be negative", self.weight_decay, "0.1")
         _require(0 <= self.warmup <= 1, "optimizer.warmup", "must be from 0 to 1", self.warmup, "0.05")
@@ -109,7 +131,7 @@ class TrainConfig:
     device: str = "auto"
     """Where to compute: auto (a GPU when there is one), cpu, cuda, cuda:1."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """AdamW and its schedule."""
+    """The optimizer and its schedule."""
     every: Intervals = field(default_factory=Intervals)
     """How often to log, evaluate and write a checkpoint."""
     eval_batches: int = 8

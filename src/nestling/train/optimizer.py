@@ -1,13 +1,15 @@
-"""AdamW over a model's parameters, and the learning rate of each step."""
+"""The optimizer over a model's parameters, and the learning rate of each step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from nestling import optim
 from nestling.train.config import OptimizerConfig
 
 
@@ -25,6 +27,46 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
         return config.lr * step / warmup
     done = (step - warmup) / (steps - warmup)
     return config.lr * (config.floor + (1 - config.floor) * (1 + math.cos(math.pi * done)) / 2)
+
+
+def optimizer_of(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """What ``config.name`` names, over the hidden matrices, and AdamW over everything else; torch's AdamW for ``adamw``.
+
+    >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4))
+    >>> [group["param_names"] for group in optimizer_of(model, OptimizerConfig(name="m3")).param_groups]
+    [['1.weight'], ['0.weight'], ['1.bias']]
+    """
+    if config.name == "adamw":
+        return adamw(model.named_parameters(), config)
+    rate, decay = config.matrix_lr or config.lr, config.weight_decay
+    makers: dict[str, optim.Maker] = {
+        "muon": partial(optim.Muon, lr=rate, weight_decay=decay, rms=0.2),
+        "m3": partial(optim.M3, lr=rate, weight_decay=decay),
+        "dgd": partial(optim.DGD, lr=rate, watch=model),
+        "delta_momentum": partial(optim.DeltaMomentum, lr=rate, weight_decay=decay),
+        "deep_momentum": partial(optim.DeepMomentum, lr=rate, weight_decay=decay),
+    }
+
+    def others(pairs: list[tuple[str, Tensor]]) -> optim.AdamW:
+        decayed = [pair for pair in pairs if is_matrix(*pair)]
+        kept = [pair for pair in pairs if not is_matrix(*pair)]
+        groups = [{"params": decayed, "weight_decay": decay}, {"params": kept, "weight_decay": 0.0}]
+        return optim.AdamW([group for group in groups if group["params"]], lr=config.lr, betas=config.betas)
+
+    return optim.split(model, makers[config.name], others)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, config: OptimizerConfig, rate: float) -> None:
+    """Give every group the rate of a step; hidden matrices the same part of ``matrix_lr`` as the others have of ``lr``.
+
+    >>> optimizer = optimizer_of(nn.Linear(2, 2), OptimizerConfig(name="m3", lr=0.1, matrix_lr=1.0))
+    >>> set_rate(optimizer, OptimizerConfig(name="m3", lr=0.1, matrix_lr=1.0), 0.05)
+    >>> [group["lr"] for group in optimizer.param_groups]
+    [0.5, 0.05]
+    """
+    for group in optimizer.param_groups:
+        own = config.matrix_lr and group.get("part") == 0
+        group["lr"] = rate * config.matrix_lr / config.lr if own else rate
 
 
 def adamw(parameters: Iterable[tuple[str, Tensor]], config: OptimizerConfig) -> torch.optim.AdamW:
