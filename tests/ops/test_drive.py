@@ -85,3 +85,18 @@ def test_nothing_to_begin_at_is_refused():
     inputs, _ = problem()
     with pytest.raises(ValueError, match="states to go on from or fresh weights"):
         drive(MEMORIES, None, None, inputs, Marks(), Chunk(), work)
+
+
+@pytest.mark.parametrize("memory", [FAST, SLOW, NEVER], ids=["delta", "momentum", "plain"])
+@pytest.mark.parametrize("shared", [True, False], ids=["one gate", "a gate for each weight"])
+def test_tables_made_ahead_change_nothing(monkeypatch, memory, shared):
+    (q, k, v, lr), (weights, *_) = problem()
+    gates = Gates(lr if shared else {"w1": lr}, torch.full_like(lr, 0.95), torch.zeros_like(lr))
+
+    def answer():
+        return scan(memory, weights, q, k, v, gates, path=Chunk(block=4))
+
+    made = answer()
+    monkeypatch.setattr("nestling.ops.chunk.AHEAD", 0)
+    for a, b in zip(tree.leaves(answer()), tree.leaves(made), strict=True):
+        torch.testing.assert_close(a, b)

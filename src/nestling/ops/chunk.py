@@ -12,12 +12,14 @@ triangular solve.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import nestling.tree as tree
 from nestling.core import (
     Apply,
     Chain,
@@ -38,6 +40,12 @@ from nestling.ops.fold import fold, through
 from nestling.ops.surprise import pairs
 from nestling.tree import state
 
+Tables = dict[str, Table | KeyTable]
+"""One for each weight, or one for all under the name ``""``."""
+
+AHEAD = 256 * 2**20
+"""Up to this many bytes of a table, those of all blocks are made at once: few large operations instead of many small ones."""
+
 
 @state
 class BlockState:
@@ -57,6 +65,8 @@ class Tokens:
     value: Tensor
     gates: Gates
     filled: Tensor | None
+    tables: Tables | None = None
+    """Made ahead for many blocks at once; None: made here."""
 
 
 def supported(memory: Memory) -> bool:
@@ -116,17 +126,30 @@ def _writes(memory: Memory, before: BlockState, tokens: Tokens) -> dict[str, _Wr
     gates, filled = tokens.gates, tokens.filled
     threshold = gates.threshold[..., None] if isinstance(gates.threshold, Tensor) else gates.threshold
     cotangents, recorded = pairs(memory, before.anchor, tokens.key, tokens.value, threshold)
-    shared = not any(isinstance(gate, dict) for gate in (gates.lr, gates.retain, gates.momentum))
-    common = _table(memory, gates, filled) if shared else None
+    tabled_by = tokens.tables or tables(memory, gates, filled, before.dual)
     writes = {}
     for name in before.dual:
         inputs, own = recorded[name], gates.of(name)
-        tabled = common or _table(memory, own, filled)
+        tabled = tabled_by[name if name in tabled_by else ""]
         written = cotangents[name]
         if isinstance(memory.retention, Delta | Erase) and isinstance(tabled, Table):
             written = _erasing(memory.retention, before.dual[name], own, filled, tabled, written, inputs)
         writes[name] = _Write(tabled, written, inputs)
     return writes
+
+
+def ahead(memory: Memory, gates: Gates, filled: Tensor | None, names: Iterable[str]) -> Tables | None:
+    """The tables of all blocks, for gates (B, H, n, C); None where they are too large to hold."""
+    example = next(iter(tree.leaves(gates)))
+    if isinstance(memory.retention, KeyDecay) or tree.nbytes(example) * example.shape[-1] > AHEAD:
+        return None
+    return tables(memory, gates, filled, names)
+
+
+def tables(memory: Memory, gates: Gates, filled: Tensor | None, names: Iterable[str]) -> Tables:
+    """The table of each weight, or the one of all."""
+    shared = not any(isinstance(gate, dict) for gate in (gates.lr, gates.retain, gates.momentum))
+    return {name: _table(memory, gates.of(name), filled) for name in ([""] if shared else names)}
 
 
 def _table(memory: Memory, gates: Gates, filled: Tensor | None) -> Table | KeyTable:

@@ -12,19 +12,19 @@ division, no overflow (a gate of zero is taken as e⁻³⁰).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nestling.core import Chain, Descend, Gates, Momentum, Rule
+from nestling.tree import state
 
 _FLOOR = math.exp(-30.0)
 
 
-@dataclass(frozen=True)
+@state
 class Table:
-    """Coefficients of one weight in one block; leading dimensions (B, H)."""
+    """Coefficients of one weight in one block, or in each of n; leading dimensions (B, H) or (B, H, n)."""
 
     start: Tensor
     """β (..., C): of W₀ in Wₜ"""
@@ -38,7 +38,7 @@ class Table:
     """p (..., C): of Gⱼ in S_C"""
 
 
-@dataclass(frozen=True)
+@state
 class KeyTable:
     """Coefficients where each input of the weight forgets at a rate of its own; leading dimensions (B, H)."""
 

@@ -23,6 +23,10 @@ Work = Callable[[tuple[BlockState, ...], Any, Tensor | None], tuple[Tensor, tupl
 """(states at the block's start, the block's inputs, filled) -> (output, (dual, trace) of each memory after it)"""
 
 
+Prepare = Callable[[Any, Tensor | None], Any]
+"""(all blocks' inputs (B, H, n, C, ...), filled) -> the inputs that ``work`` gets, where much can be computed for all at once"""
+
+
 @dataclass(frozen=True)
 class Chunk:
     """Blocks of tokens at once, fast weights never formed per token. None of the fields changes an answer.
@@ -57,6 +61,7 @@ def drive(
     marks: Marks,
     chunk: Chunk,
     work: Work,
+    prepare: Prepare = lambda inputs, filled: inputs,
 ) -> tuple[Tensor, tuple[MemoryState, ...]]:
     """Run ``work`` over blocks of ``inputs``, a tree of tensors (B, H, T, ...).
 
@@ -67,7 +72,7 @@ def drive(
     size = _block(memories, chunk.block if length > 1 or marks.starts is not None else 1)
     starting = None if fresh is None else tuple(begin(m, w, rows) for m, w in zip(memories, fresh, strict=True))
     if states is None and marks == Marks() and starting is not None:
-        return _aligned(memories, starting, inputs, size, chunk, work)
+        return _aligned(memories, starting, inputs, size, chunk, (work, prepare))
     ready = tuple(states) if states is not None else starting
     if ready is None:
         raise ValueError("drive needs states to go on from or fresh weights to begin at; got neither.")
@@ -87,8 +92,9 @@ def drive(
         return y, _carry(after, before, written)
 
     placed = tree.map(lambda x: layout.place(x).unflatten(2, (blocks, size)), inputs)
+    slots = heads_too(layout.filled).unflatten(2, (blocks, size))
     begins = None if layout.begins is None else heads_too(layout.begins)
-    given = (placed, heads_too(layout.filled).unflatten(2, (blocks, size)), begins)
+    given = (prepare(placed, slots), slots, begins)
     origin = None if begins is None or starting is None else _opened(memories, starting)
     y, carry = loop(step, _opened(memories, ready), given, origin, blocks, chunk.stride)
     y = layout.take(y.flatten(2, 3))
@@ -98,9 +104,15 @@ def drive(
 
 
 def _aligned(
-    memories: Sequence[Memory], ready: tuple[MemoryState, ...], inputs: Any, size: int, chunk: Chunk, work: Work
+    memories: Sequence[Memory],
+    ready: tuple[MemoryState, ...],
+    inputs: Any,
+    size: int,
+    chunk: Chunk,
+    doing: tuple[Work, Prepare],
 ) -> tuple[Tensor, tuple[MemoryState, ...]]:
     """From a fresh start without marks: blocks are where the tokens are, and commits are known beforehand."""
+    work, prepare = doing
     example = tree.leaves(inputs)[0]
     length = example.shape[2]
     blocks = -(-length // size)
@@ -116,7 +128,8 @@ def _aligned(
         y, after = work(before, now, filled)
         return y, tuple(BlockState(dual, b.anchor, trace) for (dual, trace), b in zip(after, before, strict=True))
 
-    given = tree.map(lambda x: x.unflatten(2, (blocks, size)), (inputs, filled))
+    placed, slots = tree.map(lambda x: x.unflatten(2, (blocks, size)), (inputs, filled))
+    given = (prepare(placed, slots), slots)
     y, carry = loop(step, tuple(state for state, _ in _opened(memories, ready)), given, None, blocks, chunk.stride)
     phases = (torch.full_like(state.phase, _within(m, length)) for m, state in zip(memories, ready, strict=True))
     # Before its first commit an anchor is the initial weights themselves; a state shares nothing with them.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nestling.core import Gates, Memory, MemoryState, Weights
 from nestling.errors import NestlingError
-from nestling.ops.chunk import BlockState, Tokens, block, supported
+from nestling.ops.chunk import BlockState, Tokens, ahead, block, supported
 from nestling.ops.door import check_memory, check_tokens, spread
 from nestling.ops.drive import Chunk, begin, drive
 from nestling.ops.layout import Marks
@@ -84,7 +84,7 @@ def scan(
                     raise NestlingError(f"{memory!r} has no chunk-parallel form. Use path=Reference() or path='auto'.")
                 run = _compiled(memory) if chunk.compiled else _eager(memory)
                 states, weights = (None if going is None else (going,)), (None if fresh is None else (fresh,))
-                y, (after,) = drive((memory,), states, weights, args, marks, chunk, run)
+                y, (after,) = drive((memory,), states, weights, args, marks, chunk, run, _tabled(memory, list(example)))
             case other:
                 raise NestlingError(f"unknown path {other!r}: use 'auto', Reference() or Chunk(...).")
     return y.to(q.dtype), after
@@ -104,10 +104,17 @@ def _choose(memory: Memory) -> Reference | Chunk:
     return Chunk() if supported(memory) else Reference()
 
 
+def _tabled(memory: Memory, names: list[str]) -> Any:
+    def prepare(args: Any, filled: Tensor | None) -> Any:
+        return args, ahead(memory, args[3], filled, names)
+
+    return prepare
+
+
 def _eager(memory: Memory) -> Any:
     def run(before: tuple[BlockState, ...], args: Any, filled: Tensor | None) -> Any:
-        q, k, v, gates = args
-        y, dual, trace = block(memory, before[0], Tokens(q, k, v, gates, filled))
+        (q, k, v, gates), tables = args
+        y, dual, trace = block(memory, before[0], Tokens(q, k, v, gates, filled, tables))
         return y, ((dual, trace),)
 
     return run
