@@ -88,7 +88,7 @@ EVERYTHING = [*MIXERS, *RECIPES]
 def small(recipe: str, **changes: Any) -> dict[str, Any]:
     """The fields of the recipe that make it small; a recipe that is added later comes under the laws by itself."""
     known = {field.name for field in fields(configure(recipe))}
-    wanted = {"dim": 32, "layers": 2, "heads": 2, "window": 8, "persistent": 3, **changes}
+    wanted = {"dim": 32, "layers": 2, "heads": 2, "window": 8, "persistent": 3, "segment": 8, **changes}
     return {name: value for name, value in wanted.items() if name in known}
 
 

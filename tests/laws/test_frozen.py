@@ -32,7 +32,7 @@ def test_it_shares_every_parameter_and_leaves_the_model_as_it_was(name):
 def test_what_it_reads_leaves_no_trace_beyond_its_convolutions_and_windows(name):
     live = build(name)
     twin = live.frozen()
-    window = vars(live.config).get("window", 1)
+    window = vars(live.config).get("window", vars(live.config).get("segment", 1))
     reach = live.config.layers * (live.config.conv - 1 + window - 1)
     tokens = draw(live, 2, LENGTH)
     other = tokens.clone()

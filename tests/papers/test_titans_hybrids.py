@@ -7,7 +7,18 @@ import torch
 from torch import Tensor
 
 import nestling as nl
-from nestling.nn import Attention, Identity, MemoryAsGate, MemoryAsLayer, MemoryLayer, rotate
+from nestling.core import linear
+from nestling.nn import (
+    Attention,
+    Identity,
+    MemoryAsContext,
+    MemoryAsGate,
+    MemoryAsLayer,
+    MemoryLayer,
+    Segment,
+    rotate,
+    unit,
+)
 from nestling.recipes.titans import H3, LONG_TERM_MEMORY, Samba
 from tests.laws.subjects import draw, small
 
@@ -95,3 +106,78 @@ def test_the_h3_style_is_another_value():
         nl.build("titans_mal", stack="L2()")
     with pytest.raises(nl.NestlingError, match="persistent ≥ 0"):
         Attention(DIM, HEADS, 4, -1)
+
+
+def normed(a: Tensor, gain: Tensor) -> Tensor:
+    return gain * a / torch.sqrt(a.square().mean(-1, keepdim=True) + 1e-6)
+
+
+def segment_attention(layer: MemoryAsContext, x: Tensor, reads: Tensor) -> Tensor:
+    """Eqs 22-23 for each token i: softmax over [p ‖ the means of all full pools among h_1 … h_i ‖ x_1 … x_i]."""
+    form, weights = layer.segment, layer.qkv.weight.view(3, HEADS, WIDTH, DIM)
+    tokens = form.length // form.pool
+    y = torch.zeros_like(x)
+    for i in range(len(x)):
+        full = (i + 1) // form.pool
+        h = [reads[m * form.pool : (m + 1) * form.pool].mean(0) for m in range(full)]
+        seen = torch.cat((layer.persistent, *(each[None] for each in h), x[: i + 1]))
+        places = [*range(form.persistent + full), *range(form.persistent + tokens, form.persistent + tokens + i + 1)]
+        for head in range(HEADS):
+            q, k, v = (seen @ weights[part, head].T for part in range(3))
+            k = torch.stack([rotate(k[j : j + 1], place)[0] for j, place in enumerate(places)])
+            scores = k @ rotate(q[-1:], places[-1])[0] / WIDTH**0.5
+            y[i, head * WIDTH : (head + 1) * WIDTH] = torch.softmax(scores, 0) @ v
+    return y
+
+
+def recalled(layer: MemoryAsContext, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Eq. 21: M_t-1(q(x)) for each head, with SiLU and unit length as everywhere, and the norm of the memory layer."""
+    memory = layer.memory
+    h = torch.zeros_like(x)
+    for head in range(HEADS):
+        columns = slice(head * WIDTH, (head + 1) * WIDTH)
+        q = unit(torch.nn.functional.silu(x @ memory.qkv.weight[:DIM][columns].T))
+        now = {name: weight[0, head] for name, weight in weights.items()}
+        h[:, columns] = normed(memory.memory.architecture(linear(now), q), memory.norm.gain)
+    return h
+
+
+def context(pool: int) -> MemoryAsContext:
+    torch.manual_seed(0)
+    return MemoryAsContext(MemoryLayer(DIM, HEADS, LONG_TERM_MEMORY), Segment(6, persistent=2, pool=pool)).double()
+
+
+@pytest.mark.parametrize("pool", [1, 2, 3])
+def test_eqs_21_to_25_memory_as_context(pool):
+    """Titans eqs 21-25, segment by segment: read the old memory, attend, write token by token, gate with the memory after it."""
+    layer, x = context(pool), vectors()[:1]
+    with torch.no_grad():
+        state, expected = layer.memory.initial_state(1), []
+        for low in range(0, LENGTH, 6):
+            now = x[0, low : low + 6]
+            y = segment_attention(layer, now, recalled(layer, state.memory.dual, now))
+            for token in y:
+                m, state = layer.memory(token[None, None], state)
+                gate = torch.sigmoid(normed(m[0, 0], layer.memory_norm.gain))
+                expected.append((normed(token, layer.attention_norm.gain) * gate) @ layer.out.weight.T)
+        torch.testing.assert_close(layer(x)[0][0], torch.stack(expected), rtol=1e-8, atol=1e-9)
+
+
+def test_as_context_a_memory_that_never_writes_leaves_segment_attention():
+    """What is read and what gates is the same for every segment: [p ‖ M₀(q) ‖ x] of the token's own segment, gated by M₀(y)."""
+    layer, x = context(2), vectors()[:1]
+    layer.memory.frozen()
+    with torch.no_grad():
+        start = {name: weight[None] for name, weight in layer.memory.weights().items()}
+        y = torch.cat(
+            [segment_attention(layer, s, recalled(layer, start, s)) for s in x[0].split(6)],
+        )
+        m, _ = layer.memory(y[None])
+        gate = torch.sigmoid(normed(m[0], layer.memory_norm.gain))
+        expected = (normed(y, layer.attention_norm.gain) * gate) @ layer.out.weight.T
+        torch.testing.assert_close(layer(x)[0][0], expected, rtol=1e-9, atol=1e-10)
+
+
+def test_a_segment_that_cannot_be_is_refused():
+    with pytest.raises(nl.NestlingError, match="multiple of pool"):
+        Segment(7, pool=2)

@@ -3,6 +3,7 @@
 from nestling.nn.attention import Attention
 from nestling.nn.block import Block
 from nestling.nn.cms import CMS
+from nestling.nn.context import MemoryAsContext, Segment
 from nestling.nn.conv import ShortConv
 from nestling.nn.features import Features, Length, Rotated, Scaled, Unit
 from nestling.nn.gating import FixedDecay, KeyDecayRange, RateDecayRange, RateRange
@@ -16,6 +17,8 @@ from nestling.nn.rope import rotate
 from nestling.nn.self_modifying import SelfModifying, SelfRange
 
 __all__ = [
+    "MemoryAsContext",
+    "Segment",
     "Identity",
     "MemoryAsGate",
     "MemoryAsLayer",

@@ -26,7 +26,18 @@ from nestling.nn import (
 from nestling.recipes.hope import Hope, hope
 from nestling.recipes.linear import GLA, DeltaNet, GatedDeltaNet, RetNet, deltanet, gated_deltanet, gla, retnet
 from nestling.recipes.sizes import SIZES, preset
-from nestling.recipes.titans import H3, Samba, TitansLMM, TitansMAG, TitansMAL, titans_lmm, titans_mag, titans_mal
+from nestling.recipes.titans import (
+    H3,
+    Samba,
+    TitansLMM,
+    TitansMAC,
+    TitansMAG,
+    TitansMAL,
+    titans_lmm,
+    titans_mac,
+    titans_mag,
+    titans_mal,
+)
 from nestling.recipes.transformer import Transformer, transformer
 from nestling.recipes.ttt import TTTMLP, TTTLinear, ttt_linear, ttt_mlp
 
@@ -39,6 +50,7 @@ RECIPES: dict[str, tuple[type[Config], Callable[[Any], LM]]] = {
     "ttt_linear": (TTTLinear, ttt_linear),
     "ttt_mlp": (TTTMLP, ttt_mlp),
     "titans_lmm": (TitansLMM, titans_lmm),
+    "titans_mac": (TitansMAC, titans_mac),
     "titans_mag": (TitansMAG, titans_mag),
     "titans_mal": (TitansMAL, titans_mal),
     "hope": (Hope, hope),

@@ -8,21 +8,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Size:
-    """Width, depth and heads; ``window``: tokens that attention sees; ``persistent``: learnt tokens before them."""
+    """Width, depth and heads; ``window``: tokens that attention sees; ``persistent``: learnt tokens; ``segment``: MAC's."""
 
     dim: int
     layers: int
     heads: int
     window: int
     persistent: int
+    segment: int
 
 
 SIZES = {
-    "tiny": Size(dim=192, layers=4, heads=4, window=256, persistent=16),
-    "170m": Size(dim=768, layers=12, heads=16, window=2048, persistent=128),
-    "340m": Size(dim=1024, layers=24, heads=16, window=2048, persistent=128),
-    "760m": Size(dim=1536, layers=24, heads=16, window=2048, persistent=128),
-    "1.3b": Size(dim=2048, layers=18, heads=8, window=2048, persistent=128),
+    "tiny": Size(dim=192, layers=4, heads=4, window=256, persistent=16, segment=64),
+    "170m": Size(dim=768, layers=12, heads=16, window=2048, persistent=128, segment=512),
+    "340m": Size(dim=1024, layers=24, heads=16, window=2048, persistent=128, segment=512),
+    "760m": Size(dim=1536, layers=24, heads=16, window=2048, persistent=128, segment=512),
+    "1.3b": Size(dim=2048, layers=18, heads=8, window=2048, persistent=128, segment=512),
 }
 
 # The papers' widths and depths alone hold fewer parameters than the names say (a transformer of "170m" with tied embeddings of
@@ -36,6 +37,7 @@ EXPAND = {
     "ttt_linear": (5.99, 2.9, 3.3, 5.17),
     "ttt_mlp": (5.77, 2.68, 3.08, 4.73),
     "titans_lmm": (5.72, 2.64, 3.06, 4.72),
+    "titans_mac": (3.63, 0.58, 1.01, 2.69),
     "titans_mag": (3.63, 0.58, 1.01, 2.69),
     "titans_mal": (6.08, 3.01, 3.43, 5.21),
     "hope": (6.94, 3.82, 4.25, 6.04),

@@ -1,4 +1,4 @@
-"""Titans (arXiv 2501.00663): neural long-term memory alone, as a gate, and as a layer before attention."""
+"""Titans (arXiv 2501.00663): neural long-term memory alone, as context, as a gate, and as a layer before attention."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from nestling.core import L2, MLP, Chain, Decay, Descend, Memory, Momentum, Normed, Residual
 from nestling.errors import NestlingError
 from nestling.models import LM, Config
-from nestling.nn import Attention, Block, GateRange, MemoryAsGate, MemoryAsLayer, MemoryLayer, Mixer, SwiGLU
+from nestling.nn import (
+    Attention,
+    Block,
+    GateRange,
+    MemoryAsContext,
+    MemoryAsGate,
+    MemoryAsLayer,
+    MemoryLayer,
+    Mixer,
+    Segment,
+    SwiGLU,
+)
 
 # Sₜ = ηₜSₜ₋₁ − θₜ∇ℓ(Mₜ₋₁; kₜ, vₜ),  Mₜ = (1−αₜ)Mₜ₋₁ + Sₜ,  M(x) = x + LN(W₂ GELU(W₁ x)),  chunks of 16      eqs 13-14
 LONG_TERM_MEMORY = Memory(
@@ -57,6 +68,29 @@ def titans_mag(config: TitansMAG) -> LM:
 
     def mixer() -> Mixer:
         return MemoryAsGate(config.dim, _memory(config), _attention(config))
+
+    return LM(config, [_block(config, mixer()) for _ in range(config.layers)])
+
+
+@dataclass(frozen=True)
+class TitansMAC(TitansLMM):
+    """``segment``: tokens that attend to each other; ``persistent``: learnt tokens; ``pool``: reads for one memory token."""
+
+    segment: int = 64
+    persistent: int = 16
+    pool: int = 2
+
+
+def titans_mac(config: TitansMAC) -> LM:
+    """Memory as context: read the memory, attend within the segment, write, gate; then SwiGLU (Titans eqs 21-25).
+
+    >>> from nestling.recipes import build
+    >>> build("titans_mac", layers=1).config.segment
+    64
+    """
+
+    def mixer() -> Mixer:
+        return MemoryAsContext(_memory(config), Segment(config.segment, config.persistent, config.pool))
 
     return LM(config, [_block(config, mixer()) for _ in range(config.layers)])
 
