@@ -1,12 +1,13 @@
 """A Titans memory layer: reference, chunk and compiled path beside the PyPI package titans-pytorch, in one run.
 
-    python -m benchmarks.scan --peer-python PATH        every path at every length (an hour or two)
-    python -m benchmarks.scan --short --peer-python PATH    about 25 minutes
+    python -m benchmarks.scan --peer-python PATH        every path at every length (half an hour to an hour)
+    python -m benchmarks.scan --short --peer-python PATH    about 15 minutes
     python -m benchmarks.scan --quick                   a few minutes, short sequences, without what is slow
 
 The peer lives in an environment of its own (``pip install -c constraints.txt torch titans-pytorch==0.5.5``); without
-``--peer-python`` its column stays empty. Every case runs in a process of its own, after parity with the reference passed there.
-Writes ``benchmarks/results/scan-<machine>-<date>.md`` and the raw figures beside it.
+``--peer-python`` its column stays empty. Every case runs in a process of its own, after parity with the reference passed there;
+rivals on the same shapes run one after another, and the matrix-product ceiling of the machine is measured between them.
+Writes ``benchmarks/results/scan-<machine>-<date>.md`` and the raw figures beside it, anew after every case.
 """
 
 from __future__ import annotations
@@ -30,26 +31,31 @@ PEER = "titans-pytorch"
 
 
 def cases(quick: bool, short: bool, threads: int) -> list[dict[str, Any]]:
-    """Everything that is measured, short sequences first, so that what grows too slow is known before it is started."""
-    lengths = [1024, 4096] if quick else [1024, 4096, 16384, 32768]
+    """Everything that is measured, a process each: rivals on the same shapes one after another."""
+    lengths = [1024, 4096] if quick else [1024, 4096, 32_768]
     fixed = {"dim": 384, "threads": threads, "seed": 0, "limit_gib": 20}
-    listed = [
-        {**fixed, "kind": "training", "implementation": name, "heads": heads, "chunk": chunk, "backward": backward}
-        | {"length": length, "repeats": 5, "budget": 8}
-        for length in lengths
-        for heads in (1, 4)
-        for chunk in (16, 64)
-        for backward in (False, True)
-        for name in (*OURS, PEER)
-        if not (quick or short) or _worth(name, length, backward, quick)
-    ]
+    ceiling = {**fixed, "kind": "ceiling", "implementation": "matrix product", "cells": []}
     streams = [
-        {**fixed, "kind": "streaming", "implementation": "chunk", "heads": heads, "chunk": 16, "piece": piece}
-        | {"length": length // (10 if quick else 1)}
+        {**fixed, "kind": "streaming", "implementation": "chunk", "heads": heads, "chunk": 16}
+        | {"cells": [{"piece": piece, "length": length // (10 if quick else 1)}]}
         for heads in (1, 4)
         for piece, length in ((512, 32_768), (1, 4_000))
     ]
-    return listed + streams
+    listed = [ceiling, *streams]
+    for heads in (1, 4):
+        for chunk in (16, 64):
+            for name in (*OURS, PEER):
+                cells = [
+                    {"length": length, "backward": backward}
+                    for length in lengths
+                    for backward in (False, True)
+                    if not (quick or short) or _worth(name, length, backward, quick)
+                ]
+                case = {**fixed, "kind": "training", "implementation": name, "heads": heads, "chunk": chunk}
+                listed += [{**case, "repeats": 5, "budget": 8, "cells": cells}] if cells else []
+            # A shared machine does not keep its speed.
+            listed.append(ceiling)
+    return listed
 
 
 def _worth(name: str, length: int, backward: bool, quick: bool) -> bool:
@@ -59,35 +65,28 @@ def _worth(name: str, length: int, backward: bool, quick: bool) -> bool:
     return {"reference": length == 1024 and not quick, "compiled": length <= 4096}.get(name, True)
 
 
-def run(case: dict[str, Any], peer: str | None, timeout: float) -> dict[str, Any]:
-    """One case in its own process."""
-    python = sys.executable
-    if case["implementation"] == PEER:
-        if peer is None:
-            return {"error": "no peer"}
-        python = peer
-    command = [python, "-m", "benchmarks.worker", json.dumps(case)]
+def run(case: dict[str, Any], peer: str | None, limit: float) -> list[dict[str, Any]]:
+    """One case in its own process: what came out of each cell, at most ``limit`` seconds a run."""
+    shared = {key: value for key, value in case.items() if key != "cells"}
+    cells = case["cells"] or [{}]
+    python = peer if case["implementation"] == PEER else sys.executable
+    if python is None:
+        return [{**shared, **cell, "error": "no peer"} for cell in cells]
+    command = [python, "-m", "benchmarks.worker", json.dumps({**case, "limit_s": limit})]
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired:
-        return {"error": f"over {timeout:.0f} s"}
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if lines:
-        return dict(json.loads(lines[-1]))
-    return {"error": "out of memory" if done.returncode < 0 else done.stderr.strip().splitlines()[-1][:80]}
+        # Twelve runs a cell at most, and what it takes to begin and to compile.
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300 + 4 * limit, check=False)
+        out, reason = done.stdout, done.stderr.strip().splitlines()[-1][:80] if done.stderr.strip() else ""
+        reason = "out of memory" if done.returncode < 0 else reason
+    except subprocess.TimeoutExpired as expired:
+        out, reason = _text(expired.stdout), f"over {limit:.0f} s"
+    found = [dict(json.loads(line)) for line in out.splitlines() if line.startswith("{")]
+    missing = [{**cell, "error": reason} for cell in cells[len(found) :]]
+    return [{**shared, **each} for each in (*found, *missing)]
 
 
-def hopeless(case: dict[str, Any], results: list[dict[str, Any]], timeout: float) -> str | None:
-    """Would this length take too long, judging by a shorter one of the same kind?"""
-    for before in results:
-        same = all(before.get(key) == case.get(key) for key in ("kind", "implementation", "heads", "chunk", "backward"))
-        if not same or before["length"] >= case["length"]:
-            continue
-        if before.get("error", "no peer") != "no peer":
-            return str(before["error"])
-        if "seconds" in before and 2.2 * before["seconds"][0] * case["length"] / before["length"] > timeout:
-            return f"over {timeout:.0f} s"
-    return None
+def _text(out: bytes | str | None) -> str:
+    return out.decode() if isinstance(out, bytes) else out or ""
 
 
 def markdown(results: list[dict[str, Any]], header: str) -> str:
@@ -116,6 +115,10 @@ def markdown(results: list[dict[str, Any]], header: str) -> str:
         first, last = (1e6 * r["seconds"][i] / r["tokens"] for i in (0, -1))
         shape = f"| {r['heads']} | {r['chunk']} | {r['piece']} | {r['length']:,} "
         lines.append(f"{shape}| {first:,.0f} | {last:,.0f} | {last / first:.2f} | {r['peak_mib']:,.0f} MiB |")
+    ceilings = [r["gflops"] for r in results if r["kind"] == "ceiling" and "gflops" in r]
+    if ceilings:
+        listed = ", ".join(f"{rate:,.0f}" for rate in ceilings)
+        lines += ["", f"Matrix products of 1,024 (the ceiling), through the run: {listed} GFLOP/s."]
     worst = max((r["parity"] for r in results if r.get("parity") is not None), default=float("nan"))
     lines += ["", f"Parity with the reference before each timing: relative difference at most {worst:.1e} (float32)."]
     return "\n".join(lines) + "\n"
@@ -146,19 +149,26 @@ def main() -> int:
     parser.add_argument("--kind", choices=("training", "streaming"), help="only these cases (default: both)")
     parser.add_argument("--short", action="store_true", help="forward and the slow paths at short sequences only")
     parser.add_argument("--quick", action="store_true", help="short sequences only")
-    parser.add_argument("--timeout", type=float, default=75, help="seconds a case may take")
+    parser.add_argument("--limit", type=float, default=120, help="seconds one run may take; longer ones are not begun")
     options = parser.parse_args()
     results: list[dict[str, Any]] = []
     listed = [
-        case for case in cases(options.quick, options.short, options.threads) if options.kind in (None, case["kind"])
+        case
+        for case in cases(options.quick, options.short, options.threads)
+        if options.kind in (None, case["kind"]) or case["kind"] == "ceiling"
     ]
     with Progress() as progress:
         task = progress.add_task("measuring", total=len(listed))
         for case in listed:
-            reason = hopeless(case, results, options.timeout)
-            result = {"error": reason} if reason else run(case, options.peer_python, options.timeout)
-            results.append({**case, **result})
+            results += run(case, options.peer_python, options.limit)
+            text = write(results, options)
             progress.advance(task)
+    print(text)
+    return 0
+
+
+def write(results: list[dict[str, Any]], options: argparse.Namespace) -> str:
+    """The table and the raw figures of what has been measured so far."""
     machine = f"{os.cpu_count()}-core-{platform.machine()}"
     today = datetime.date.today().isoformat()
     command = (
@@ -166,7 +176,7 @@ def main() -> int:
         + (f" --kind {options.kind}" if options.kind else "")
         + (" --short" if options.short else "")
         + (" --quick" if options.quick else "")
-        + " --peer-python PATH"
+        + f" --limit {options.limit:.0f} --peer-python PATH"
     )
     header = (
         f"# Memory layer: paths side by side ({machine}, {today})\n\n`{command}`, seed 0, batch 1, dim 384, float32, "
@@ -174,16 +184,11 @@ def main() -> int:
         "Ours: gates, momentum and reads per token. titans-pytorch 0.5.5: same memory, `batch_size=chunk_size`, gates per chunk."
     )
     text = markdown(results, header)
-    base = (
-        ROOT
-        / "benchmarks"
-        / "results"
-        / f"{options.kind or 'scan'}-{machine}-{today}{'-quick' if options.quick else ''}"
-    )
+    name = f"{options.kind or 'scan'}-{machine}-{today}{'-quick' if options.quick else ''}"
+    base = ROOT / "benchmarks" / "results" / name
     base.with_suffix(".md").write_text(text)
     base.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    print(text)
-    return 0
+    return text
 
 
 def _torch() -> str:

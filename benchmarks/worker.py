@@ -1,6 +1,7 @@
-"""One measurement in a process of its own: ``python -m benchmarks.worker '<case as JSON>'`` prints one line of JSON.
+"""One layer measured in a process of its own: ``python -m benchmarks.worker '<case as JSON>'`` prints a line of JSON a cell.
 
-A process of its own, because a compiler's or an allocator's past would count.
+A process of its own, because a compiler's or an allocator's past would count. A cell is one length and pass; the shortest come first,
+so that one which would take too long, judging by a shorter one, is not begun.
 The peer runs here too, under an interpreter that has it; nothing of ours is imported then.
 """
 
@@ -81,9 +82,11 @@ def parity(layer: Any, case: dict[str, Any]) -> float:
     return max(float((a - b).norm() / b.norm().clamp_min(1e-12)) for a, b in zip(fast[0], slow, strict=True))
 
 
-def measure(run: Callable[[], Any], repeats: int, budget: float) -> list[float]:
-    """Seconds of each run after one to warm up; fewer when the budget is spent."""
-    run()
+def measure(run: Callable[[], Any], case: dict[str, Any]) -> list[float]:
+    """Seconds of each run, after one to warm up where the runs are short; fewer when the budget is spent."""
+    repeats, budget = case["repeats"], case["budget"]
+    if case["warm"]:
+        run()
     seconds: list[float] = []
     while len(seconds) < repeats and (not seconds or sum(seconds) < budget):
         begin = time.perf_counter()
@@ -92,9 +95,9 @@ def measure(run: Callable[[], Any], repeats: int, budget: float) -> list[float]:
     return seconds
 
 
-def training(layer: Any, case: dict[str, Any]) -> dict[str, Any]:
+def training(layer: Any, case: dict[str, Any], cell: dict[str, Any]) -> dict[str, Any]:
     """Forward, or forward and backward, over T tokens at once."""
-    x = torch.randn(1, case["length"], case["dim"])
+    x = torch.randn(1, cell["length"], case["dim"])
     peak = Peak()
 
     def forward() -> None:
@@ -105,8 +108,27 @@ def training(layer: Any, case: dict[str, Any]) -> dict[str, Any]:
         layer.zero_grad()
         layer(x)[0].square().mean().backward()
 
-    seconds = measure(both if case["backward"] else forward, case["repeats"], case["budget"])
-    return {"seconds": seconds, "tokens": case["length"], "peak_mib": peak.mib()}
+    # Where a run is long, what comes before it in the process has warmed it up.
+    settings = {**case, "warm": cell["length"] <= 4096}
+    seconds = measure(both if cell["backward"] else forward, settings)
+    return {"seconds": seconds, "tokens": cell["length"], "peak_mib": peak.mib()}
+
+
+def hopeless(cell: dict[str, Any], done: list[dict[str, Any]], limit: float) -> str | None:
+    """Why a cell need not be begun, judging by shorter ones of the same pass."""
+    for before in (each for each in done if each["backward"] == cell["backward"]):
+        if "error" in before:
+            return str(before["error"])
+        if statistics.median(before["seconds"]) * cell["length"] / before["length"] > limit:
+            return f"over {limit:.0f} s"
+    return None
+
+
+def ceiling() -> dict[str, Any]:
+    """GFLOP/s of a large matrix product: what this machine gives at this moment."""
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    seconds = measure(lambda: a @ b, {"repeats": 30, "budget": 3, "warm": True})
+    return {"seconds": seconds, "gflops": 2 * 1024**3 / statistics.median(seconds) / 1e9}
 
 
 def streaming(layer: Any, case: dict[str, Any]) -> dict[str, Any]:
@@ -132,22 +154,38 @@ def main() -> int:
     case = json.loads(sys.argv[1])
     torch.set_num_threads(case["threads"])
     torch.manual_seed(case["seed"])
+    if case["kind"] == "ceiling":
+        print(json.dumps(ceiling()))
+        return 0
     resource.setrlimit(resource.RLIMIT_AS, (case["limit_gib"] * GIB, case["limit_gib"] * GIB))
     layer = peer(case) if case["implementation"] == "titans-pytorch" else ours(case)
-    result = {"parity": None if case["implementation"] in ("titans-pytorch", "reference") else parity(layer, case)}
-    if result["parity"] is not None and not result["parity"] < 1e-3:
-        print(json.dumps({**result, "error": "parity failed"}))
-        return 1
+    fast = case["implementation"] not in ("titans-pytorch", "reference")
+    deviation = {"parity": parity(layer, case) if fast else None}
+    done: list[dict[str, Any]] = []
+    for cell in case["cells"]:
+        result = {**cell, **deviation, **_measured(layer, case, {**cell, **deviation}, done)}
+        if "seconds" in result:
+            result["tokens_per_second"] = result["tokens"] / statistics.median(result["seconds"])
+        done.append(result)
+        print(json.dumps(result), flush=True)
+    return 0
+
+
+def _measured(layer: Any, case: dict[str, Any], cell: dict[str, Any], done: list[dict[str, Any]]) -> dict[str, Any]:
+    deviation = cell.get("parity")
+    if deviation is not None and not deviation < 1e-3:
+        return {"error": "parity failed"}
+    if case["kind"] == "streaming":
+        return streaming(layer, {**case, **cell})
+    if reason := hopeless(cell, done, case["limit_s"]):
+        return {"error": reason}
     try:
-        result |= streaming(layer, case) if case["kind"] == "streaming" else training(layer, case)
+        return training(layer, case, cell)
     except (RuntimeError, MemoryError) as error:
         if "memory" not in str(error) and not isinstance(error, MemoryError):
             raise
-        print(json.dumps({**result, "error": "out of memory"}))
-        return 0
-    result["tokens_per_second"] = result["tokens"] / statistics.median(result["seconds"])
-    print(json.dumps(result))
-    return 0
+        layer.zero_grad()
+        return {"error": "out of memory"}
 
 
 if __name__ == "__main__":
