@@ -112,7 +112,8 @@ def test_gradients_come_through_the_writes(name):
         elif ".mixer." in path:
             assert (a - b).norm() > 1e-3 * a.norm(), path
     assert dead, "a memory has parts that serve only its writes"
-    assert all(".mixer." in path for path in dead), dead
+    # Where memories start empty, a frozen one says nothing, and the norm before it serves only the writes.
+    assert all(".mixer" in path for path in dead), dead
 
 
 @pytest.mark.parametrize("name", ["titans", "delta", "moneta"])
