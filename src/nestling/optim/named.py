@@ -69,8 +69,7 @@ class Adam(Ridge):
 
     def rule(self, group: Group) -> Rule:
         """m̂ / (√v̂ + ε), then the rate"""
-        first, second = group["betas"]
-        return Chain((Quotient(unbiased(first), _root(unbiased(second), group["eps"])), Descend()))
+        return _adam(group)
 
 
 class AdamW(Decoupled):
@@ -97,8 +96,7 @@ class AdamW(Decoupled):
 
     def rule(self, group: Group) -> Rule:
         """That of Adam"""
-        first, second = group["betas"]
-        return Chain((Quotient(unbiased(first), _root(unbiased(second), group["eps"])), Descend()))
+        return _adam(group)
 
 
 class AdaGrad(Ridge):
@@ -214,6 +212,12 @@ class Muon(Decoupled):
         if group["kind"] == "nesterov":
             memory = nesterov(memory, beta, 1 - beta)
         return Chain((memory, NewtonSchulz(group["newton_schulz"]), Stretch(group["rms"]), Descend()))
+
+
+def _adam(group: Group) -> Rule:
+    """m̂ / (√v̂ + ε), then the rate"""
+    first, second = group["betas"]
+    return Chain((Quotient(unbiased(first), _root(unbiased(second), group["eps"])), Descend()))
 
 
 def _root(memory: Chain | Momentum, eps: float) -> Chain:
