@@ -18,13 +18,17 @@ Heads = tuple[Tensor, Tensor, Tensor]
 """q, k and v, each (B, H, T, d)"""
 
 
-@dataclass(frozen=True)
-class Unit:
-    """SiLU on all three, then ‖q‖ = ‖k‖ = 1; v as it is (Titans §4.4, DeltaNet, Gated DeltaNet)."""
+class _Stateless:
+    """Features of each token by itself."""
 
     def initial_state(self, like: Tensor, batch: int) -> Any:
         """None needed."""
         return ()
+
+
+@dataclass(frozen=True)
+class Unit(_Stateless):
+    """SiLU on all three, then ‖q‖ = ‖k‖ = 1; v as it is (Titans §4.4, DeltaNet, Gated DeltaNet)."""
 
     def __call__(self, heads: Heads, state: Any, marks: Marks) -> tuple[Heads, Any]:
         """(q, k, v) -> what the memory sees"""
@@ -33,12 +37,8 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Length:
+class Length(_Stateless):
     """‖q‖ = ‖k‖ = 1, no activation (TTT: three linear views of the token)."""
-
-    def initial_state(self, like: Tensor, batch: int) -> Any:
-        """None needed."""
-        return ()
 
     def __call__(self, heads: Heads, state: Any, marks: Marks) -> tuple[Heads, Any]:
         """(q, k, v) -> what the memory sees"""
@@ -47,12 +47,8 @@ class Length:
 
 
 @dataclass(frozen=True)
-class Scaled:
+class Scaled(_Stateless):
     """q / √d; keys and values as they are (GLA)."""
-
-    def initial_state(self, like: Tensor, batch: int) -> Any:
-        """None needed."""
-        return ()
 
     def __call__(self, heads: Heads, state: Any, marks: Marks) -> tuple[Heads, Any]:
         """(q, k, v) -> what the memory sees"""
