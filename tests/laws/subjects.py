@@ -42,7 +42,18 @@ from nestling.core import (
     Sum,
 )
 from nestling.models import LM
-from nestling.nn import CMS, Attention, Block, MemoryAsLayer, MemoryLayer, Mixer, SelfModifying, ShortConv, SwiGLU
+from nestling.nn import (
+    CMS,
+    Attention,
+    Block,
+    Mamba2,
+    MemoryAsLayer,
+    MemoryLayer,
+    Mixer,
+    SelfModifying,
+    ShortConv,
+    SwiGLU,
+)
 from nestling.ops import Chunk, Marks, Reference
 from nestling.recipes import configure
 
@@ -70,6 +81,7 @@ MIXERS: dict[str, Callable[[], Mixer]] = {
     "memory_as_layer": lambda: MemoryAsLayer(
         MemoryLayer(DIM, HEADS, MEMORIES["titans"]), Attention(DIM, HEADS, WINDOW, persistent=3)
     ),
+    "state_space": lambda: Mamba2(DIM, HEADS, MEMORIES["linear_attention"], state=5),
     "conv": lambda: ShortConv(DIM),
     "conv_of_one_tap": lambda: ShortConv(DIM, 1),
     "swiglu": lambda: SwiGLU(DIM),

@@ -17,7 +17,7 @@ from nestling.errors import NestlingError
 from nestling.models.belongs import Shapes, shapes
 from nestling.models.belongs import check as check_state
 from nestling.models.config import Config
-from nestling.nn import Block, MemoryLayer, Mixer, RMSNorm, SelfModifying, State
+from nestling.nn import Block, Mamba2, MemoryLayer, Mixer, RMSNorm, SelfModifying, State
 from nestling.ops import Marks
 
 
@@ -88,7 +88,7 @@ class LM(nn.Module):
         shared = {id(parameter): parameter for parameter in self.parameters()}
         twin = copy.deepcopy(self, shared)
         for module in twin.modules():
-            if isinstance(module, MemoryLayer | SelfModifying):
+            if isinstance(module, Mamba2 | MemoryLayer | SelfModifying):
                 module.frozen()
         return twin
 

@@ -6,8 +6,9 @@ from nestling.nn.cms import CMS
 from nestling.nn.context import MemoryAsContext, Segment
 from nestling.nn.conv import ShortConv
 from nestling.nn.features import Features, Length, Rotated, Scaled, Unit
-from nestling.nn.gating import FixedDecay, KeyDecayRange, RateDecayRange, RateRange
+from nestling.nn.gating import FixedDecay, KeyDecayRange, RateDecayRange, RateRange, StepRange
 from nestling.nn.hybrid import Identity, MemoryAsGate, MemoryAsLayer
+from nestling.nn.mamba import Mamba2
 from nestling.nn.memory import Gating, Learnt, MemoryLayer, Zeros
 from nestling.nn.mixer import LevelRow, Mixer, State
 from nestling.nn.mlp import SwiGLU
@@ -31,6 +32,8 @@ __all__ = [
     "KeyDecayRange",
     "RateDecayRange",
     "RateRange",
+    "StepRange",
+    "Mamba2",
     "Gating",
     "Learnt",
     "Zeros",

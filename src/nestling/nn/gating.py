@@ -79,6 +79,31 @@ class RateDecayRange:
         return _RateDecay(dim, heads, self)
 
 
+@dataclass(frozen=True)
+class StepRange:
+    """θ = Δ = softplus(u·x + b), α = exp(-AΔ) for each head (Mamba-2, arXiv 2405.21060): who writes more forgets more.
+
+    Before training A is uniform in [``slowest``, ``fastest``] and Δ log-uniform in [``shortest``, ``longest``].
+
+    >>> gates = StepRange().module(32, 2, ("w1",), 16)(torch.zeros(1, 1, 32))
+    >>> bool((gates.retain < 1).all()), bool((gates.lr <= 0.1).all())
+    (True, True)
+    """
+
+    slowest: float = 1.0
+    fastest: float = 16.0
+    shortest: float = 1e-3
+    longest: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not (0 < self.slowest <= self.fastest and 0 < self.shortest <= self.longest):
+            raise NestlingError(f"StepRange needs 0 < slowest ≤ fastest and 0 < shortest ≤ longest, got {self!r}.")
+
+    def module(self, dim: int, heads: int, names: tuple[str, ...], width: int) -> nn.Module:
+        """One projection, A and b."""
+        return _Step(dim, heads, self)
+
+
 class _Fixed(nn.Module):
     def __init__(self, heads: int, form: FixedDecay) -> None:
         super().__init__()
@@ -133,3 +158,21 @@ class _RateDecay(nn.Module):
             # α = exp(-A softplus(u·x + b)), A = exp(speed)
             retain = torch.exp(-self.speed.exp() * F.softplus(decay + self.bias))
             return Gates(lr=torch.sigmoid(rate).mT, retain=retain.mT)
+
+
+class _Step(nn.Module):
+    def __init__(self, dim: int, heads: int, form: StepRange) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, heads, bias=False)
+        low, high = math.log(form.shortest), math.log(form.longest)
+        step = torch.exp(low + (high - low) * torch.rand(heads))
+        # b = softplus⁻¹(step)
+        self.bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
+        self.speed = nn.Parameter(torch.log(form.slowest + (form.fastest - form.slowest) * torch.rand(heads)))
+
+    def forward(self, x: Tensor) -> Gates:
+        with torch.autocast(x.device.type, enabled=False):
+            raw = self.linear(x.to(self.linear.weight.dtype))
+            step = F.softplus(raw.to(torch.promote_types(raw.dtype, torch.float32)) + self.bias)
+            # Δ = softplus(u·x + b), α = exp(-AΔ), A = exp(speed)
+            return Gates(lr=step.mT, retain=torch.exp(-self.speed.exp() * step).mT)

@@ -20,11 +20,13 @@ from nestling.nn import (
     Rotated,
     Scaled,
     SelfRange,
+    StepRange,
     Unit,
     Zeros,
 )
 from nestling.recipes.hope import Hope, hope
 from nestling.recipes.linear import GLA, DeltaNet, GatedDeltaNet, RetNet, deltanet, gated_deltanet, gla, retnet
+from nestling.recipes.mamba import Mamba, SambaMamba, mamba2, samba
 from nestling.recipes.sizes import SIZES, preset
 from nestling.recipes.titans import (
     H3,
@@ -49,13 +51,15 @@ RECIPES: dict[str, tuple[type[Config], Callable[[Any], LM]]] = {
     "gated_deltanet": (GatedDeltaNet, gated_deltanet),
     "ttt_linear": (TTTLinear, ttt_linear),
     "ttt_mlp": (TTTMLP, ttt_mlp),
+    "mamba2": (Mamba, mamba2),
+    "samba": (SambaMamba, samba),
     "titans_lmm": (TitansLMM, titans_lmm),
     "titans_mac": (TitansMAC, titans_mac),
     "titans_mag": (TitansMAG, titans_mag),
     "titans_mal": (TitansMAL, titans_mal),
     "hope": (Hope, hope),
 }
-_PARTS = (GateRange, FixedDecay, KeyDecayRange, RateRange, RateDecayRange, Unit, Length, Scaled, Rotated)
+_PARTS = (GateRange, FixedDecay, KeyDecayRange, RateRange, RateDecayRange, StepRange, Unit, Length, Scaled, Rotated)
 _STARTS = (Learnt, Zeros, SelfRange, Samba, H3)
 
 
