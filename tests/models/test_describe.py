@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 import nestling as nl
 import nestling.tree as tree
@@ -63,3 +64,28 @@ def test_json_and_text_say_the_same(recipe):
 )
 def test_bytes_for_people(count, text):
     assert size(count) == text
+
+
+def test_a_size_that_was_changed_says_so():
+    """The name of a size is that of its shape; the vocabulary is not part of it."""
+    assert nl.describe(nl.build("hope", vocab_size=50)).model == "hope (tiny)"
+    assert nl.describe(nl.build("hope", dim=64)).model == "hope (tiny, changed)"
+    assert nl.describe(nl.build("retnet", conv=2)).model == "retnet (tiny, changed)"
+
+
+LENGTHS = (1, 40, 200, 1)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_it_says_a_sequence_carries_is_what_a_stream_carries(recipe):
+    """Bytes of state: those of the table before the first token, and those of the stream however much was read."""
+    model = nl.build(recipe, vocab_size=50, **small(recipe))
+    said = nl.describe(model).state_bytes
+    state = model.initial_state(1)
+    with torch.no_grad():
+        for length in LENGTHS:
+            _, state = model(torch.randint(0, 50, (1, length)), state)
+            stored = {leaf.untyped_storage().data_ptr(): leaf.untyped_storage().nbytes() for leaf in tree.leaves(state)}
+            assert tree.nbytes(state) == said, length
+            # What a leaf is a view of is kept alive with it; a token of a window of eight may leave one more.
+            assert sum(stored.values()) <= 1.15 * said, length

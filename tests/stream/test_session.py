@@ -361,4 +361,4 @@ def test_half_precision_models_have_sessions(recipe: str, tmp_path: Path) -> Non
 def test_a_session_says_where_it_is() -> None:
     session = fresh("hope")
     session.feed(random_tokens(1_234))
-    assert repr(session).startswith("Session(hope (tiny), position=1,234, ")
+    assert repr(session).startswith("Session(hope (tiny, changed), position=1,234, ")

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import nestling.tree as tree
+from nestling.models.config import Config
 from nestling.models.lm import LM
-from nestling.nn import LevelRow, Mixer
+from nestling.nn import LevelRow
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,20 @@ class NestedSystem:
         return "\n".join((title, "", lines[0], "  ".join("-" * width for width in widths), *lines[1:]))
 
 
+def title(config: Config) -> str:
+    """The recipe and its size, and whether anything but the vocabulary is not what that size sets.
+
+    >>> import nestling
+    >>> title(nestling.build("hope").config), title(nestling.build("hope", layers=1).config)
+    ('hope (tiny)', 'hope (tiny, changed)')
+    """
+    from nestling.recipes import SIZES, configure, recipes  # recipes are made of models
+
+    named = config.recipe in recipes() and config.size in SIZES
+    as_named = not named or config == configure(config.recipe, config.size, config.vocab_size)
+    return f"{config.recipe} ({config.size})" if as_named else f"{config.recipe} ({config.size}, changed)"
+
+
 def describe(model: LM) -> NestedSystem:
     """Order the components of ``model`` by frequency.
 
@@ -46,9 +61,7 @@ def describe(model: LM) -> NestedSystem:
     ['blocks.*.mixer.memory', 'weights']
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    rows = _merge(
-        [(f"blocks.{i}.{row.name}", row) for i, block in enumerate(model.blocks) for row in _mixer(block).levels()]
-    )
+    rows = _merge([(row.name, replace(row, name="")) for row in model.levels()])
     outer = LevelRow(
         name="weights",
         period=1,
@@ -60,16 +73,10 @@ def describe(model: LM) -> NestedSystem:
         state_bytes=0,
         transfer="backpropagation",
     )
-    config = model.config
     ordered = sorted([*rows, outer], key=lambda row: (row.unit == "step", row.period))
     # More than the levels hold: what convolutions still see, and how far a window is filled, is state too.
-    held = sum(tree.nbytes(_mixer(block).initial_state(1)) for block in model.blocks)
-    return NestedSystem(f"{config.recipe} ({config.size})", parameters, held, tuple(ordered))
-
-
-def _mixer(block: Any) -> Mixer:
-    assert isinstance(block, Mixer)
-    return block
+    held = tree.nbytes(model.initial_state(1))
+    return NestedSystem(title(model.config), parameters, held, tuple(ordered))
 
 
 def _merge(rows: list[tuple[str, LevelRow]]) -> list[LevelRow]:

@@ -119,6 +119,9 @@ class Attention(Mixer):
         if marks.valid is None:
             count = torch.full_like(before.filled, length)
             key, value = keys[:, :, length:], values[:, :, length:]
+            if length > 1:
+                # Views would keep all that was read in this call alive.
+                key, value = key.clone(), value.clone()
         else:
             count = marks.valid.sum(1)
             index = (count[:, None] + torch.arange(self.window, device=keys.device))[:, None, :, None]

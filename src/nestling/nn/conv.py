@@ -53,7 +53,8 @@ class ShortConv(Mixer):
         """The inputs that the next token still sees, in the type of the weights."""
         reach = seen.shape[1] - length
         if marks.valid is None:
-            kept = seen[:, length:]
+            # A view would keep all that was seen alive.
+            kept = seen[:, length:].clone()
             past = None if document is None else document[:, length:]
         else:
             index = marks.valid.sum(1, keepdim=True) + torch.arange(reach, device=seen.device)

@@ -15,7 +15,7 @@ from nestling import tree
 from nestling.data.tokenizer import ByteTokenizer, Ids, IncrementalDecoder, Tokenizer, check_range
 from nestling.errors import NestlingError
 from nestling.models import LM
-from nestling.models.describe import size
+from nestling.models.describe import size, title
 from nestling.nn import State
 from nestling.stream.identity import first_difference, identity
 from nestling.stream.reading import Reading, Surprisal, advance, begin, check_vocabulary
@@ -56,8 +56,7 @@ class Session:
         self._moment = begin(model)
 
     def __repr__(self) -> str:
-        config = self.model.config
-        return f"Session({config.recipe} ({config.size}), position={self.position:,}, {size(self.nbytes)})"
+        return f"Session({title(self.model.config)}, position={self.position:,}, {size(self.nbytes)})"
 
     @property
     def position(self) -> int:
