@@ -7,8 +7,26 @@ import torch
 import torch.utils._pytree as pytree
 
 from nestling import tree
-from nestling.core import Adaptive, Chain, Clip, Descend, Every, Gates, Hold, Momentum, NewtonSchulz, Scale, Sum
-from nestling.optim import kernels
+from nestling.core import (
+    L2,
+    MLP,
+    Adaptive,
+    Chain,
+    Clip,
+    Constant,
+    Descend,
+    DotProduct,
+    Every,
+    Gates,
+    Hold,
+    Matrix,
+    Memory,
+    Momentum,
+    NewtonSchulz,
+    Scale,
+    Sum,
+)
+from nestling.optim import Gradient, GradientMemory, Identity, One, Preconditioned, Whitening, kernels
 from nestling.optim.kernels import Column, Signals
 from nestling.optim.rules import (
     Before,
@@ -42,13 +60,20 @@ RULES = [
     Hold(3, Momentum(0.9)),
     Hold(2, Chain((Momentum(1.0), NewtonSchulz(2)))),
     Sum((Hold(1, Descend()), Descend())),
+    GradientMemory(Memory(Constant(), DotProduct())),
+    GradientMemory(Memory(Constant(), DotProduct()), One(), Preconditioned(unbiased(0.6)), One()),
+    GradientMemory(Memory(Constant(), DotProduct(), period=3)),
+    GradientMemory(Memory(Constant(), L2(), rule=Chain((Descend(), Momentum(0.5))))),
+    GradientMemory(Memory(Matrix(), L2()), Gradient(), Identity(), Identity()),
+    GradientMemory(Memory(Matrix(), L2(), period=2), Gradient(), Whitening(), Identity()),
+    GradientMemory(Memory(MLP(), DotProduct()), Preconditioned(Normalise(0.2)), Gradient(), Gradient(), 2),
 ]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_many_at_once_are_the_rule_one_by_one(rule) -> None:
     generator = torch.Generator().manual_seed(0)
-    shapes, gates = [(3, 4), (4, 3), (3, 4)], Gates(lr=0.3, momentum=0.6)
+    shapes, gates = [(3, 4), (4, 3), (3, 4)], Gates(lr=0.3, retain=0.8, momentum=0.6)
     draw = lambda: [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]  # noqa: E731
     ours = draw()
     theirs = [weight.clone() for weight in ours]

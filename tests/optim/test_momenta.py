@@ -9,7 +9,21 @@ import torch
 import torch.nn.functional as F
 
 from nestling import NestlingError, optim
-from nestling.core import L2, MLP, Constant, Delta, DotProduct, Gates, Matrix, Memory, NewtonSchulz, Normed, Scale
+from nestling.core import (
+    L2,
+    MLP,
+    Constant,
+    Decay,
+    Delta,
+    DotProduct,
+    ElasticNet,
+    Gates,
+    Matrix,
+    Memory,
+    NewtonSchulz,
+    Normed,
+    Scale,
+)
 from nestling.optim import DeepMomentum, DeltaMomentum, Gradient, GradientMemory, Identity, One, PreconditionedMomentum
 from tests.optim.problem import follow, gradients, loss, network, same, train
 
@@ -75,6 +89,60 @@ def test_delta_momentum_is_a_gradient_step_of_equation_48() -> None:
         w = w + m
         expected.append(w)
     same(follow(lambda p: DeltaMomentum(p, lr=eta, momentum=alpha), given), expected)
+
+
+P = ((2.0, 0.5, 0.0), (-1.0, 1.0, 0.3), (0.0, 0.7, 1.5))
+
+
+@pytest.mark.parametrize("form", ["paper", "rated"])
+def test_delta_momentum_takes_any_preconditioner(form) -> None:
+    """NL eq. 49: m ← m (α − gᵀg) − η P g, with a P that is not symmetric."""
+    given, eta, alpha, p = [0.3 * g for g in gradients(50, 3, 4)], 0.05, 0.9, torch.tensor(P, dtype=torch.float64)
+    w = m = torch.zeros(3, 4, dtype=torch.float64)
+    eye, expected = torch.eye(4, dtype=torch.float64), []
+    for g in given:
+        m = m @ (alpha * eye - (1.0 if form == "paper" else eta) * g.T @ g) - eta * p @ g
+        w = w + m
+        expected.append(w)
+    same(follow(lambda q: DeltaMomentum(q, lr=eta, momentum=alpha, form=form, by=optim.Fixed(P)), given), expected)
+
+
+def test_delta_momentum_may_whiten() -> None:
+    """P = (Σ g gᵀ)^-½, by its singular values."""
+    given, w, m, expected = gradients(30, 3, 5), 0.0, torch.zeros(3, 5, dtype=torch.float64), []
+    for t, g in enumerate(given, 1):
+        u, s, _ = torch.linalg.svd(torch.cat(given[:t], 1), full_matrices=False)
+        m = 0.9 * m - 0.02 * m @ g.T @ g - 0.02 * (u / s) @ u.T @ g
+        w = w + m
+        expected.append(w)
+    same(follow(lambda q: DeltaMomentum(q, lr=0.02, by=optim.Whitening(-0.5)), given), expected, 1e-9)
+
+
+def test_erasing_may_be_the_retention_instead() -> None:
+    """½‖m gᵀ + I‖² by gradient is ⟨m gᵀ, −I⟩ by gradient with delta retention."""
+    given = [0.3 * g for g in gradients(20, 3, 4)]
+    rules = [
+        GradientMemory(Memory(Matrix(), objective, retention), Gradient(), Identity(), Identity())
+        for objective, retention in ((L2(), Decay()), (DotProduct(), Delta()))
+    ]
+    states, gates = [rule.init(given[0]) for rule in rules], Gates(lr=0.05, retain=0.9)
+    for g in given:
+        (a, states[0]), (b, states[1]) = (rule.update(g, of, gates) for rule, of in zip(rules, states, strict=True))
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("period", [1, 3])
+@pytest.mark.parametrize("retention", [Decay(), Delta(), ElasticNet(0.01)])
+def test_what_is_kept_is_enough(period, retention) -> None:
+    """With period 1 the anchor is not kept; ``Memory.write`` one example after the other knows it."""
+    memory = Memory(Matrix(), L2(), retention, period=period)
+    rule = GradientMemory(memory, Gradient(), One(), Gradient())
+    gates, state = Gates(lr=0.1, retain=0.9), rule.init(torch.zeros(1, 4, dtype=torch.float64))
+    whole = memory.init({"w1": torch.zeros(4, 4, dtype=torch.float64)})
+    for g in gradients(9, 1, 4):
+        update, state = rule.update(g, state, gates)
+        whole = memory.write(whole, g[0], -torch.ones(4, dtype=torch.float64), gates)
+        torch.testing.assert_close(update[0], memory.read(whole, g[0]), rtol=1e-10, atol=1e-10)
 
 
 def small(*shape: int) -> list[torch.Tensor]:
@@ -150,10 +218,19 @@ def test_each_learns_and_goes_on_from_a_saved_state(make) -> None:
     same(train(*twin, range(4)), expected, 0.0)
 
 
+class WithInput(optim.Optimizer):
+    def rule(self, group):
+        return GradientMemory(Memory(Matrix(), L2()), optim.Input(), optim.Cotangent(), Identity())
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: GradientMemory(Memory(Matrix(), L2(), Delta())), "forgets by one"),
+        (
+            lambda: follow(lambda p: DeltaMomentum(p, by=optim.Fixed(P)), gradients(1, 2, 2)),
+            r"2 outputs is \(2, 2\), got \(3, 3\)",
+        ),
+        (lambda: follow(lambda p: WithInput(p, {"lr": 0.1}), gradients(1, 2, 2)), "use optim.GM"),
         (lambda: GradientMemory(Memory(Normed(MLP())), Gradient(), One(), Gradient()), "begin with the answer 0"),
         (lambda: GradientMemory(Memory(Matrix()), Gradient(), One(), One()), "both be One"),
         (lambda: GradientMemory(Memory(Matrix()), Gradient(), One(), Gradient(), width=0), "width must be"),

@@ -47,6 +47,10 @@ class Surprise:
         """∂ℓ/∂W for one weight, (..., out, in)."""
         return self.cotangents[name][..., :, None] * self.inputs[name][..., None, :]
 
+    def sum(self, name: str) -> Tensor:
+        """Σ ∂ℓ/∂W over examples that share W, (out, in): a product of matrices, where ``gradient`` has one for each."""
+        return self.cotangents[name].mT @ self.inputs[name]
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -94,17 +98,22 @@ class Memory:
         return self.architecture(linear(weights), query)
 
     def surprise(self, state: MemoryState, key: Tensor, value: Tensor, gates: Gates) -> Surprise:
-        """∇ℓ(W_anchor; k, v), with ``key`` (keys,) and ``value`` (values,)."""
+        """∇ℓ(W_anchor; k, v), with ``key`` (keys,) and ``value`` (values,), or (n, keys) and (n, values)."""
         seen = {name: self.retention.seen(weight, gates.of(name)) for name, weight in state.anchor.items()}
         return surprise(self.architecture, self.objective, seen, key, value, gates.threshold)
 
     def write(self, state: MemoryState, key: Tensor, value: Tensor, gates: Gates) -> MemoryState:
-        """One step of the rule, after a commit where the period is full."""
+        """One step of the rule, after a commit where the period is full.
+
+        ``key`` is (keys,) and ``value`` (values,). With a dimension before, (n, keys) and (n, values), it is still one step, on
+        the sum of the objective over n examples.
+        """
         state = self.commit(state)
         seen = self.surprise(state, key, value, gates)
         dual, rule = {}, {}
         for name, before in state.dual.items():
-            update, rule[name] = self.rule.update(seen.gradient(name), state.rule[name], gates.of(name))
+            gradient = seen.gradient(name) if key.dim() == 1 else seen.sum(name)
+            update, rule[name] = self.rule.update(gradient, state.rule[name], gates.of(name))
             dual[name] = self.retention.decay(before, gates.of(name), seen.inputs[name]) + update
         return MemoryState(dual, state.anchor, rule, state.phase + 1)
 

@@ -31,7 +31,7 @@ class Retention:
         return anchor
 
     def decay(self, dual: Tensor, gates: Gates, inputs: Tensor) -> Tensor:
-        """A after one token's forgetting; ``inputs`` (..., in) is what the weight was applied to."""
+        """A after one token's forgetting; ``inputs`` (..., in) is what the weight was applied to, (..., n, in) in n examples at once."""
         return gates.retain * dual
 
 
@@ -57,7 +57,7 @@ class Delta(Retention):
 
     def decay(self, dual: Tensor, gates: Gates, inputs: Tensor) -> Tensor:
         """α A - η (A x) xᵀ"""
-        return gates.retain * dual - gates.lr * (dual @ inputs[..., None]) * inputs[..., None, :]
+        return gates.retain * dual - gates.lr * _said(dual, inputs)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Erase(Retention):
 
     def decay(self, dual: Tensor, gates: Gates, inputs: Tensor) -> Tensor:
         """α (A - η (A x) xᵀ)"""
-        return gates.retain * (dual - gates.lr * (dual @ inputs[..., None]) * inputs[..., None, :])
+        return gates.retain * (dual - gates.lr * _said(dual, inputs))
 
 
 @dataclass(frozen=True)
@@ -165,3 +165,10 @@ class Lq(Retention):
     def _norm(self, weight: Tensor) -> Tensor:
         magnitude = weight.abs().clamp_min(torch.finfo(weight.dtype).tiny ** (1 / self.q))
         return magnitude.pow(self.q).sum((-2, -1), keepdim=True) ** (1 / self.q)
+
+
+def _said(dual: Tensor, inputs: Tensor) -> Tensor:
+    """A x xᵀ, or A Σ x xᵀ where several examples are written at once."""
+    if inputs.dim() < dual.dim():
+        return (dual @ inputs[..., None]) * inputs[..., None, :]
+    return (dual @ inputs.mT) @ inputs

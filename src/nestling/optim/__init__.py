@@ -4,27 +4,43 @@ from __future__ import annotations
 
 from nestling.optim.base import Optimizer
 from nestling.optim.dgd import DGD, GGD
+from nestling.optim.gm import GM
 from nestling.optim.gradient_memory import GradientMemory
 from nestling.optim.levels import Levels
 from nestling.optim.m3 import M3
 from nestling.optim.momenta import DeepMomentum, DeltaMomentum, PreconditionedMomentum
 from nestling.optim.named import SGD, AdaGrad, Adam, AdamW, Lion, Muon, RMSProp
 from nestling.optim.splitting import Maker, Split, split
-from nestling.optim.streams import Gradient, Identity, One, Preconditioned, Stream
+from nestling.optim.streams import (
+    Cotangent,
+    Fixed,
+    Gradient,
+    Identity,
+    Input,
+    One,
+    Preconditioned,
+    Seen,
+    Stream,
+    Whitening,
+)
 
 __all__ = [
     "DGD",
     "GGD",
+    "GM",
     "M3",
     "SGD",
     "AdaGrad",
     "Adam",
     "AdamW",
+    "Cotangent",
     "DeepMomentum",
     "DeltaMomentum",
+    "Fixed",
     "Gradient",
     "GradientMemory",
     "Identity",
+    "Input",
     "Levels",
     "Lion",
     "Maker",
@@ -34,7 +50,9 @@ __all__ = [
     "Preconditioned",
     "PreconditionedMomentum",
     "RMSProp",
+    "Seen",
     "Split",
     "Stream",
+    "Whitening",
     "split",
 ]

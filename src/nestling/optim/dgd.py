@@ -64,8 +64,7 @@ class DGD(LayerOptimizer):
             shared = rate / (1 + rate * lengths.mean())
             # W (I − η′ mean(x xᵀ)) − η′ G: the mean of core.Delta over the inputs
             erased = (weight @ inputs.mT) @ inputs / len(inputs)
-            gradient = torch.zeros_like(weight) if parameter.grad is None else parameter.grad.to(weight)
-            return weight - shared * erased + Descend().update(gradient, (), Gates(lr=shared))[0]
+            return weight - shared * erased + Descend().update(rows.gradient, (), Gates(lr=shared))[0]
         rates = rate / (1 + rate * lengths)
         for x, delta, own in zip(inputs, len(inputs) * rows.cotangents, rates, strict=True):
             gates = Gates(lr=own)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nestling.core.architecture import MLP, Architecture, Constant, GatedMLP, Matrix
 from nestling.core.gates import Gates
-from nestling.core.memory import Memory, MemoryState, surprise
-from nestling.core.retention import KL, Decay, ElasticNet, GatedDelta, Lq
+from nestling.core.memory import Memory, MemoryState
+from nestling.core.retention import Decay, Delta
 from nestling.core.rule import Rule, RuleState
 from nestling.errors import NestlingError
-from nestling.optim.streams import Gradient, Identity, One, Stream
+from nestling.optim.streams import Gradient, Identity, One, Seen, Stream
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class GradientMemory(Rule):
         m ← decay(m) + rule(Σ ∇ℓ(m; key, −value)),     ΔW = m(query)
 
     The memory is taught the negative of ``value``, since its answer is added to the weight; the rate is in the memory
-    (``gates.lr``, with α = ``gates.retain``), as in the paper. All keys of a step are written at once, at the same m.
+    (``gates.lr``, with α = ``gates.retain``), as in the paper. All keys of a step are written at once, at the same m. Weights
+    of one shape are written as one batch (``torch.vmap``), so that rules inside may not branch on values.
     How wide a memory is follows from the streams: a key ``One()`` has one entry, and its value is the whole gradient;
     ``Identity()`` makes the memory a map between the two sides of the weight; otherwise gradients are cut into rows of
     ``width`` (None: the weight's last side), so that a deep memory does not grow with the weight. All begin at m(·) = 0;
@@ -34,6 +37,7 @@ class GradientMemory(Rule):
     preconditioned ``Memory(Constant(), DotProduct())`` key ``One()``      ``Preconditioned(P)`` ``One()``    eqs 46, 47
     delta          ``Memory(Matrix(), L2())``           key ``Gradient()`` value ``Identity()``  ``Identity`` eqs 48, 49
     deep (DMGD)    ``Memory(MLP(), DotProduct())``      key ``Gradient()`` value ``One()``       ``Gradient`` eq. 50
+    generalised    ``Memory(Matrix(), L2())``           key ``Input()``    value ``Cotangent()`` ``Identity`` eqs 35-37
     ============== ==================================== ================== ===================== ============ ==========
 
     >>> from nestling.core import Constant, DotProduct
@@ -52,10 +56,6 @@ class GradientMemory(Rule):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.memory.retention, Decay | GatedDelta | KL | ElasticNet | Lq):
-            raise NestlingError(
-                f"a memory of gradients is written with many keys at once, and {self.memory.retention} forgets by one: use L2() with Decay()."
-            )
         if self.width is not None and self.width < 1:
             raise NestlingError(f"width must be a number of entries ≥ 1, got {self.width}: use 64.")
         if isinstance(self.query, One) != isinstance(self.key, One):
@@ -71,19 +71,41 @@ class GradientMemory(Rule):
         drawn[readout(architecture)].zero_()
         weights = {name: part.to(weight.device, weight.dtype) for name, part in drawn.items()}
         streams = tuple(stream.init(weight) for stream in (self.key, self.value, self.query))
-        return self.memory.init(weights), streams
+        return self._kept(self.memory.init(weights)), streams
 
     def update(self, signal: Tensor, state: RuleState, gates: Gates) -> tuple[Tensor, RuleState]:
         """One write, then one read"""
-        memory, streams = state
-        keys, values = self._sides(signal)
-        key, first = self.key.rows(signal, streams[0], gates, keys)
-        value, second = self.value.rows(signal, streams[1], gates, values)
-        query, third = self.query.rows(signal, streams[2], gates, keys)
-        memory = self._write(memory, key, -value.expand(key.shape[0], values), gates)
-        read = self.memory.read(memory, query)
-        read = read.mT if isinstance(self.query, Identity) else read  # its row i is what is known of input i
-        return read.reshape(-1)[: signal.numel()].view(signal.shape), (memory, (first, second, third))
+        return self.step(Seen(signal), state, gates)
+
+    def step(self, seen: Seen, state: RuleState, gates: Gates) -> tuple[Tensor, RuleState]:
+        """``update`` with what a layer has seen beside its gradient: ``Input`` and ``Cotangent`` ask for it"""
+        memory, streams = self._whole(state[0]), state[1]
+        keys, values = self._sides(seen.gradient)
+        key, first = self.key.rows(seen, streams[0], gates, keys)
+        value, second = self.value.rows(seen, streams[1], gates, values)
+        memory = self.memory.write(memory, key, -value.expand(key.shape[0], values), gates)
+        answer, third = self._answer(memory, seen, streams[2], gates, keys)
+        return answer, (self._kept(memory), (first, second, third))
+
+    def _answer(self, memory: MemoryState, seen: Seen, state: RuleState, gates: Gates, keys: int) -> tuple[Tensor, Any]:
+        match self.query, self.memory:
+            case Identity(size), Memory(Matrix(), retention=Decay() | Delta(), read_at="current"):
+                return size * memory.dual["w1"], state  # W I = W
+            case _:
+                query, state = self.query.rows(seen, state, gates, keys)
+                read = self.memory.read(memory, query)
+                read = read.mT if isinstance(self.query, Identity) else read  # its row i is what is known of input i
+                return read.reshape(-1)[: seen.gradient.numel()].view(seen.gradient.shape), state
+
+    def _kept(self, state: MemoryState) -> MemoryState:
+        """What has to be remembered: with period 1 the anchor is the weights before the next write."""
+        return dataclasses.replace(state, anchor={}, phase=()) if self.memory.period == 1 else state
+
+    def _whole(self, kept: MemoryState) -> MemoryState:
+        if self.memory.period != 1:
+            return kept
+        full = torch.ones((), dtype=torch.int64, device=next(iter(kept.dual.values())).device)
+        return dataclasses.replace(kept, anchor=kept.dual, phase=full)  # a period is full: the write moves the anchor
 
     def _sides(self, weight: Tensor) -> tuple[int, int]:
         """Entries of a key and of a value."""
@@ -99,19 +121,6 @@ class GradientMemory(Rule):
             case _:
                 width = self.width or (weight.shape[-1] if weight.dim() else 1)
                 return width, width
-
-    def _write(self, state: MemoryState, keys: Tensor, values: Tensor, gates: Gates) -> MemoryState:
-        """``Memory.write`` with the sum over several examples."""
-        memory, state = self.memory, self.memory.commit(state)
-        seen = {name: memory.retention.seen(weight, gates.of(name)) for name, weight in state.anchor.items()}
-        found = surprise(memory.architecture, memory.objective, seen, keys, values, gates.threshold)
-        dual, rule = {}, {}
-        for name, before in state.dual.items():
-            # Σ ∂ℓ/∂W = Σ cotangent ⊗ input
-            gradient = found.cotangents[name].mT @ found.inputs[name]
-            update, rule[name] = memory.rule.update(gradient, state.rule[name], gates.of(name))
-            dual[name] = memory.retention.decay(before, gates.of(name), found.inputs[name][0]) + update
-        return MemoryState(dual, state.anchor, rule, state.phase + 1)
 
 
 def readout(architecture: Architecture) -> str:

@@ -6,6 +6,7 @@ Each kernel is pinned to the rule of the core by a test. A rule without a kernel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,11 +17,20 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from nestling import tree
+from nestling.core.architecture import Constant
 from nestling.core.gates import Gates
+from nestling.core.memory import Memory
+from nestling.core.objective import DotProduct
+from nestling.core.retention import Decay
 from nestling.core.rule import Chain, Descend, Every, Hold, Momentum, NewtonSchulz, Rule, Scale, Sum
+from nestling.optim.gradient_memory import GradientMemory
 from nestling.optim.rules import Before, Quotient, Root, Sign, Square, Unbiased
+from nestling.optim.streams import Gradient, Preconditioned
 
 Tensors: TypeAlias = list[Tensor] | tuple[Tensor, ...]
+
+BATCH = 2**22
+"""The most entries of weights of one shape that are computed as one batch: beyond, a batch saves nothing and takes memory."""
 
 
 class Column(list[Tensor]):
@@ -64,6 +74,18 @@ class Signals:
             case _:
                 torch._foreach_add_(targets, self.whole())
 
+    def blend_into(self, targets: Tensors, kept: float) -> None:
+        """targets ← kept · targets + this, in one pass over memory where there is a kernel for it."""
+        match self.power, set(self.factors):
+            case 1, factors if factors == {1 - kept}:
+                torch._foreach_lerp_(targets, self.tensors, 1 - kept)
+            case 1, factors if factors == {1.0} and all(type(tensor) is Tensor and tensor.is_cpu for tensor in targets):
+                for target, tensor in zip(targets, self.tensors, strict=True):
+                    torch.add(tensor, target, alpha=kept, out=target)
+            case _:
+                torch._foreach_mul_(targets, kept)
+                self.add_to(targets)
+
 
 @lru_cache(maxsize=64)
 def layout(rule: Rule) -> tuple[tuple[str, ...], Any]:
@@ -99,13 +121,11 @@ def update(rule: Rule, signals: Signals, state: Any, gates: Gates) -> Signals:
         case Scale(factor):
             return signals.times(factor)
         case Momentum(decay):
-            torch._foreach_mul_(state, float(gates.momentum if decay is None else decay))
-            signals.add_to(state)
+            signals.blend_into(state, float(gates.momentum if decay is None else decay))
             return Signals.of(state)
         case Before(decay):
             before = torch._foreach_mul(state, 1.0)
-            torch._foreach_mul_(state, decay)
-            signals.add_to(state)
+            signals.blend_into(state, decay)
             return Signals.of(before)
         case Square() if signals.power == 1:
             return Signals(signals.tensors, tuple(factor**2 for factor in signals.factors), 2)
@@ -132,6 +152,10 @@ def update(rule: Rule, signals: Signals, state: Any, gates: Gates) -> Signals:
             for part in parts[1:]:
                 torch._foreach_add_(total, part)
             return Signals.of(total)
+        case GradientMemory(Memory(Constant(), DotProduct(), Decay(), Descend(), period=1)):
+            return _momentum(rule, signals, state, gates)
+        case GradientMemory():
+            return _in_batches(rule, signals, state, gates)
         case Every():
             return _every(rule, signals, state, gates)
         case Hold():
@@ -152,14 +176,58 @@ def _sides(rule: Quotient, signals: Signals, state: Any, gates: Gates) -> tuple[
 
 def _by_shape(rule: Rule, tensors: Tensors, gates: Gates) -> Signals:
     """A stateless rule on matrices: those of one shape as one batch."""
-    kinds: dict[Any, list[int]] = {}
-    for index, tensor in enumerate(tensors):
-        kinds.setdefault((tensor.shape, tensor.dtype, tensor.device), []).append(index)
     after = list(tensors)
-    for indices in kinds.values():
+    for indices in _alike(tensors):
         batch, _ = rule.update(torch.stack([tensors[i] for i in indices]), (), gates)
         for i, one in zip(indices, batch.unbind(), strict=True):
             after[i] = one
+    return Signals.of(after)
+
+
+def _alike(tensors: Tensors, most: float = math.inf) -> list[list[int]]:
+    """Which tensors are of one shape, type and device, at most ``most`` entries together (but one tensor at least)."""
+    kinds: dict[Any, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        kinds.setdefault((tensor.shape, tensor.dtype, tensor.device), []).append(index)
+    lengths = {kind: max(1, int(min(most, 2**62) // max(1, kind[0].numel()))) for kind in kinds}
+    return [
+        found[at : at + lengths[kind]] for kind, found in kinds.items() for at in range(0, len(found), lengths[kind])
+    ]
+
+
+def _momentum(rule: GradientMemory, signals: Signals, state: Any, gates: Gates) -> Signals:
+    """A memory without keys: m ← α m − η P(g), for all weights at once."""
+    kept, (_, values, _) = state
+    match rule.value:
+        case Gradient():
+            given = signals
+        case Preconditioned(by):
+            given = update(by, signals, values, gates)
+        case _:
+            return _in_batches(rule, signals, state, gates)
+    memory = [m.view(g.shape) for m, g in zip(kept.dual["w1"], signals.tensors, strict=True)]
+    given.times(-float(gates.lr)).blend_into(memory, float(gates.retain))
+    return Signals.of(memory)
+
+
+def _in_batches(rule: Rule, signals: Signals, state: Any, gates: Gates) -> Signals:
+    """The rule on batches of weights of one shape; it must not branch on values."""
+    given = signals.whole()
+    after = list(given)
+    for indices in _alike(given, BATCH):
+        if len(indices) == 1:
+            (after[indices[0]],) = _one_by_one(
+                rule, Signals.of([given[indices[0]]]), _pick(state, indices), gates
+            ).tensors
+            continue
+        columns = _pick(state, indices)
+        old = pytree.tree_map(torch.stack, columns)
+        batched = torch.vmap(lambda signal, one: rule.update(signal, one, gates))
+        out, new = batched(torch.stack([given[i] for i in indices]), old)
+        for i, one in zip(indices, out.unbind(), strict=True):
+            after[i] = one
+        for column, value in zip(pytree.tree_leaves(columns), tree.leaves(new), strict=True):
+            torch._foreach_copy_(column, value.unbind())
     return Signals.of(after)
 
 

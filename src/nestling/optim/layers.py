@@ -18,6 +18,8 @@ from nestling.optim.base import Group, Optimizer, Params, name_of
 class Rows:
     """What a layer has seen since the last step."""
 
+    gradient: Tensor
+    """∂L/∂W, as it is now."""
     inputs: Tensor
     """x, (n, in)."""
     cotangents: Tensor
@@ -78,10 +80,10 @@ class LayerOptimizer(Optimizer):
     def _rows(self, parameter: Tensor, group: Group) -> Rows:
         """Inputs, with cotangents scaled as the gradient has been since the backward pass (clipping, loss scaling)."""
         inputs = _wide(torch.cat([x for x, _ in self._seen[parameter]])).to(_wide(parameter.detach()).dtype)
-        if not self.asks(group):
-            return Rows(inputs, inputs.new_zeros(len(inputs), 0))
-        found = torch.cat([delta for _, delta in self._seen[parameter]]).to(inputs)
         gradient = _wide(parameter.grad)
+        if not self.asks(group):
+            return Rows(gradient, inputs, inputs.new_zeros(len(inputs), 0))
+        found = torch.cat([delta for _, delta in self._seen[parameter]]).to(inputs)
         outer = found.mT @ inputs
         scale = (gradient * outer).sum() / outer.square().sum().clamp_min(torch.finfo(outer.dtype).tiny)
         if not (gradient - scale * outer).norm() <= 1e-2 * gradient.norm():
@@ -89,7 +91,7 @@ class LayerOptimizer(Optimizer):
                 f"the gradient of a weight of shape {tuple(parameter.shape)} is not that of its layer's inputs: it was changed, averaged over "
                 'processes, or the weight is used elsewhere. Use DGD with reading="averaged".'
             )
-        return Rows(inputs, scale * found)
+        return Rows(gradient, inputs, scale * found)
 
     def _check_ready(self, group: Group) -> None:
         for index, parameter in enumerate(group["params"]):

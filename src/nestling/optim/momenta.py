@@ -14,7 +14,7 @@ from nestling.optim.base import Group, Params
 from nestling.optim.decay import Decoupled
 from nestling.optim.gradient_memory import GradientMemory, readout
 from nestling.optim.rules import Normalise
-from nestling.optim.streams import Gradient, Identity, One, Preconditioned
+from nestling.optim.streams import Gradient, Identity, One, Preconditioned, Stream, Times
 
 
 class PreconditionedMomentum(Decoupled):
@@ -55,12 +55,12 @@ class PreconditionedMomentum(Decoupled):
 
 
 class DeltaMomentum(Decoupled):
-    """m ← m (α − η gᵀg) − η g, W ← W + m: a momentum that erases what it knew in the direction of g (NL eqs 48-49, P = I).
+    """m ← m (α − η gᵀg) − η P g, W ← W + m: a momentum that erases what it knew in the direction of g (NL eqs 48-49).
 
-    The memory maps rows of gradients to the unit vectors of the outputs, with ½‖m gᵀ + I‖² as its objective. The erasing
-    is a gradient step of that, so that η stands before both terms, and it is stable while η‖g‖² < 1 + α (‖g‖ the largest
-    singular value). ``form="paper"`` is eq. 49 as it is printed, without η before gᵀg: it needs ‖g‖² < 1 + α. Of matrices
-    only.
+    The memory maps rows of gradients to the columns of P, with ½‖m gᵀ + P‖² as its objective. The erasing is a gradient
+    step of that, so that η stands before both terms, and it is stable while η‖g‖² < 1 + α (‖g‖ the largest singular value).
+    ``form="paper"`` is eq. 49 as it is printed, without η before gᵀg: it needs ‖g‖² < 1 + α. ``by`` is P: ``Identity()``,
+    ``Whitening()`` of the outputs, ``Fixed`` numbers, or any stream with the rows of Pᵀ. Of matrices only.
 
     >>> import torch
     >>> weight = torch.nn.Parameter(torch.zeros(1, 2))
@@ -81,15 +81,17 @@ class DeltaMomentum(Decoupled):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         form: Literal["rated", "paper"] = "rated",
+        by: Stream = Identity(),
     ) -> None:
         if form not in ("rated", "paper"):
             raise NestlingError(f"form must be 'rated' or 'paper', got {form!r}: use one of them.")
+        self.by = by
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "form": form})
 
     def rule(self, group: Group) -> Rule:
-        """A linear memory under L2, from rows of gradients to I"""
-        size = float(group["lr"]) if group["form"] == "paper" else 1.0
-        return GradientMemory(Memory(Matrix(), L2()), Gradient(), Identity(size), Identity())
+        """A linear memory under L2, from rows of gradients to P"""
+        values = Times(self.by, float(group["lr"])) if group["form"] == "paper" else self.by
+        return GradientMemory(Memory(Matrix(), L2()), Gradient(), values, Identity())
 
     def gates(self, group: Group) -> Gates:
         """α of the memory, and its rate: η, or 1 where η is in the values"""
