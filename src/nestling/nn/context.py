@@ -137,7 +137,7 @@ class MemoryAsContext(Mixer):
     def _recall(self, weights: Weights, x: Tensor) -> Tensor:
         """h = M(q(x)) (B, C, dim), with the query projection of the memory and nothing written."""
         heads = self.memory.heads
-        q = F.linear(x, self.memory.qkv.weight[: x.shape[-1]]).unflatten(-1, (heads, -1)).transpose(1, 2)
+        q = F.linear(x, self.memory.qkv.weight[: self.memory.widths[0]]).unflatten(-1, (heads, -1)).transpose(1, 2)
         (q, _, _), _ = self.memory.features((q, q, q), self.memory.features.initial_state(x, x.shape[0]), UNMARKED)
         with torch.autocast(x.device.type, enabled=False):
             wide = q.to(next(iter(weights.values())).dtype)
