@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +18,7 @@ from nestling.errors import NestlingError
 from nestling.models.belongs import Shapes, shapes
 from nestling.models.belongs import check as check_state
 from nestling.models.config import Config
-from nestling.nn import Block, Mamba2, MemoryLayer, Mixer, RMSNorm, SelfModifying, State
+from nestling.nn import Block, LevelRow, Mamba2, MemoryLayer, Mixer, RMSNorm, SelfModifying, State
 from nestling.ops import Marks
 
 
@@ -91,6 +92,14 @@ class LM(nn.Module):
             if isinstance(module, Mamba2 | MemoryLayer | SelfModifying):
                 module.frozen()
         return twin
+
+    def levels(self) -> list[LevelRow]:
+        """What is updated while it reads, named after its place."""
+        return [
+            replace(row, name=f"blocks.{i}.{row.name}")
+            for i in range(len(self.blocks))
+            for row in self._block(i).levels()
+        ]
 
     @property
     def spec(self) -> dict[str, Any]:
