@@ -137,7 +137,7 @@ def test_a_gradient_that_is_no_number_is_refused_before_anything_changes(bad: fl
 def test_a_large_gradient_is_a_number() -> None:
     weight = torch.nn.Parameter(torch.zeros(3))
     optimizer = optim.SGD([weight], lr=1e-38)
-    weight.grad = torch.full((3,), 3e38)
+    weight.grad = torch.full((3,), 3e38)  # whose sum is infinite
     optimizer.step()
     assert weight[0] != 0
 

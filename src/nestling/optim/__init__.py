@@ -10,6 +10,7 @@ from nestling.optim.levels import Levels
 from nestling.optim.m3 import M3
 from nestling.optim.momenta import DeepMomentum, DeltaMomentum, PreconditionedMomentum
 from nestling.optim.named import SGD, AdaGrad, Adam, AdamW, Lion, Muon, RMSProp
+from nestling.optim.shampoo import SOAP, Shampoo
 from nestling.optim.splitting import Maker, Split, split
 from nestling.optim.streams import (
     Cotangent,
@@ -30,6 +31,7 @@ __all__ = [
     "GM",
     "M3",
     "SGD",
+    "SOAP",
     "AdaGrad",
     "Adam",
     "AdamW",
@@ -51,6 +53,7 @@ __all__ = [
     "PreconditionedMomentum",
     "RMSProp",
     "Seen",
+    "Shampoo",
     "Split",
     "Stream",
     "Whitening",

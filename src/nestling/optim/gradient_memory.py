@@ -99,7 +99,8 @@ class GradientMemory(Rule):
 
     def _kept(self, state: MemoryState) -> MemoryState:
         """What has to be remembered: with period 1 the anchor is the weights before the next write."""
-        return dataclasses.replace(state, anchor={}, phase=()) if self.memory.period == 1 else state
+        nothing: Any = ()
+        return dataclasses.replace(state, anchor={}, phase=nothing) if self.memory.period == 1 else state
 
     def _whole(self, kept: MemoryState) -> MemoryState:
         if self.memory.period != 1:
