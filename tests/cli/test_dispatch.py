@@ -58,7 +58,8 @@ def test_no_command_is_an_error_with_help(call: Call) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("trian", "did you mean train?"), ("fly", "use one of demo, train, generate, eval, describe.")]
+    ("name", "hint"),
+    [("trian", "did you mean train?"), ("fly", f"use one of {', '.join(COMMANDS)}.")],
 )
 def test_an_unknown_command_is_one_line(call: Call, name: str, hint: str) -> None:
     said = call(name)

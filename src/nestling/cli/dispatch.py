@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train a recipe on text, or go on with a run",
     "generate": "continue a text with a trained model",
     "eval": "perplexity and bits per byte of a trained model, by position in the stream",
+    "bench": "every recipe trained alike: parameters, state, speed, bits per byte",
     "describe": "the levels of a model: what is updated, and how often",
 }
 """Every command, in the order of ``--help``; each is ``run(arguments) -> exit code`` in a module of its name."""
