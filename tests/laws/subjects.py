@@ -44,6 +44,8 @@ from nestling.core import (
 from nestling.models import LM
 from nestling.nn import (
     CMS,
+    Gated,
+    Independent,
     Attention,
     Block,
     Mamba2,
@@ -86,6 +88,8 @@ MIXERS: dict[str, Callable[[], Mixer]] = {
     "conv_of_one_tap": lambda: ShortConv(DIM, 1),
     "swiglu": lambda: SwiGLU(DIM),
     "cms": lambda: CMS(DIM, [Level("fast", 1), Level("middle", 4), Level("slow", 16)]),
+    "cms_independent": lambda: CMS(DIM, [Level("fast", 1), Level("slow", 16)], wiring=Independent()),
+    "cms_gated": lambda: CMS(DIM, [Level("fast", 1), Level("slow", 16)], wiring=Gated()),
     "self_modifying": lambda: SelfModifying(DIM, HEADS, 4),
     "self_modifying_recomputed": lambda: SelfModifying(DIM, HEADS, 4, path=Chunk(block=2, stride=2)),
     "titans_by_reference": lambda: MemoryLayer(DIM, HEADS, MEMORIES["titans"], path=Reference()),

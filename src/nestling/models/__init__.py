@@ -2,6 +2,7 @@
 
 from nestling.models.config import Config
 from nestling.models.describe import NestedSystem, describe
+from nestling.models.in_context import InContext
 from nestling.models.lm import LM
 
-__all__ = ["LM", "Config", "NestedSystem", "describe"]
+__all__ = ["LM", "InContext", "Config", "NestedSystem", "describe"]

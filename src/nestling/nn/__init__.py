@@ -2,10 +2,11 @@
 
 from nestling.nn.attention import Attention
 from nestling.nn.block import Block
-from nestling.nn.cms import CMS
+from nestling.nn.cms import CMS, Gated, Independent, InSequence, Nested, Wiring
 from nestling.nn.context import MemoryAsContext, Segment
 from nestling.nn.conv import ShortConv
 from nestling.nn.features import Features, Length, Rotated, Scaled, Unit
+from nestling.nn.fused import Fused
 from nestling.nn.gating import FixedDecay, KeyDecayRange, RateDecayRange, RateRange, StepRange
 from nestling.nn.hybrid import Identity, MemoryAsGate, MemoryAsLayer
 from nestling.nn.mamba import Mamba2
@@ -38,6 +39,12 @@ __all__ = [
     "Learnt",
     "Zeros",
     "CMS",
+    "Fused",
+    "Gated",
+    "Independent",
+    "InSequence",
+    "Nested",
+    "Wiring",
     "Attention",
     "Block",
     "GateProjection",

@@ -11,10 +11,14 @@ from nestling.errors import NestlingError
 from nestling.models import LM, Config
 from nestling.nn import (
     FixedDecay,
+    Gated,
     GateRange,
+    Independent,
+    InSequence,
     KeyDecayRange,
     Learnt,
     Length,
+    Nested,
     RateDecayRange,
     RateRange,
     Rotated,
@@ -24,7 +28,7 @@ from nestling.nn import (
     Unit,
     Zeros,
 )
-from nestling.recipes.hope import Hope, hope
+from nestling.recipes.hope import Hope, HopeAttention, HopeGated, hope, hope_attention, hope_gated
 from nestling.recipes.linear import GLA, DeltaNet, GatedDeltaNet, RetNet, deltanet, gated_deltanet, gla, retnet
 from nestling.recipes.mamba import Mamba, SambaMamba, mamba2, samba
 from nestling.recipes.sizes import SIZES, preset
@@ -58,9 +62,11 @@ RECIPES: dict[str, tuple[type[Config], Callable[[Any], LM]]] = {
     "titans_mag": (TitansMAG, titans_mag),
     "titans_mal": (TitansMAL, titans_mal),
     "hope": (Hope, hope),
+    "hope_attention": (HopeAttention, hope_attention),
+    "hope_gated": (HopeGated, hope_gated),
 }
 _PARTS = (GateRange, FixedDecay, KeyDecayRange, RateRange, RateDecayRange, StepRange, Unit, Length, Scaled, Rotated)
-_STARTS = (Learnt, Zeros, SelfRange, Samba, H3)
+_STARTS = (Learnt, Zeros, SelfRange, Samba, H3, InSequence, Nested, Independent, Gated)
 
 
 def recipes() -> list[str]:

@@ -179,11 +179,13 @@ def weights(model: LM) -> dict[str, Tensor]:
 
 def optimizer_state(model: LM, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's tensors as ``parameter name:quantity``, such as ``head.weight:exp_avg``."""
+    order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {order[number]: kept for number, kept in optimizer.state_dict()["state"].items()}
     return {
         f"{name}:{quantity}": tensor
         for name, parameter in model.named_parameters()
-        if parameter in optimizer.state
-        for quantity, tensor in optimizer.state[parameter].items()
+        if parameter in state
+        for quantity, tensor in state[parameter].items()
     }
 
 

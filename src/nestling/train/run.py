@@ -14,7 +14,7 @@ from nestling.recipes import build
 from nestling.train.checkpoint import Checkpoint
 from nestling.train.config import TrainConfig
 from nestling.train.device import choose_device, choose_dtype
-from nestling.train.optimizer import learning_rate, optimizer_of, set_rate
+from nestling.train.optimizer import learning_rate, scheduled, set_rate
 from nestling.train.source import Source, prepare
 from nestling.train.step import Score, backward, evaluate, score
 
@@ -54,7 +54,7 @@ class Run:
         source = prepare(config, tokenizer, cache)
         torch.manual_seed(config.seed)
         model = build(config.recipe, config.size, source.tokenizer.vocab_size, **config.changes).to(device).train()
-        optimizer = optimizer_of(model, config.optimizer)
+        optimizer = scheduled(model, config.optimizer)
         return cls(config, model, optimizer, source, choose_dtype(config.precision, device))
 
     def update(self, step: int) -> Update:
