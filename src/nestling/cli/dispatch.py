@@ -18,6 +18,7 @@ COMMANDS = {
     "generate": "continue a text with a trained model",
     "eval": "perplexity and bits per byte of a trained model, by position in the stream",
     "bench": "every recipe trained alike: parameters, state, speed, bits per byte",
+    "reproduce": "make a table of a paper anew: automata",
     "describe": "the levels of a model: what is updated, and how often",
 }
 """Every command, in the order of ``--help``; each is ``run(arguments) -> exit code`` in a module of its name."""

@@ -16,7 +16,6 @@ from random import Random
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from nestling.data.packing import IGNORED
 from nestling.errors import NestlingError
@@ -243,10 +242,13 @@ def encode(language: Language, words: Sequence[str]) -> Words:
     >>> encode(Counts("ab"), ["ab", "aabb"]).targets.tolist()
     [[0, 2, -100, -100], [0, 0, 1, 2]]
     """
-    number = {symbol: token for token, symbol in enumerate(language.symbols)}
-    tokens = [torch.tensor([number[symbol] for symbol in word]) for word in words]
-    targets = [torch.tensor(language.label(word)) for word in words]
-    return Words(pad_sequence(tokens, batch_first=True), pad_sequence(targets, batch_first=True, padding_value=IGNORED))
+    # Each word once: many languages have few.
+    places = {word: place for place, word in enumerate(dict.fromkeys(words))}
+    width, number = max(map(len, places)), {symbol: token for token, symbol in enumerate(language.symbols)}
+    tokens = [[*(number[symbol] for symbol in word), *[0] * (width - len(word))] for word in places]
+    targets = [[*language.label(word), *[IGNORED] * (width - len(word))] for word in places]
+    index = torch.tensor([places[word] for word in words])
+    return Words(torch.tensor(tokens)[index], torch.tensor(targets)[index])
 
 
 def _distinct(language: Language, random: Random, count: int, sizes: tuple[int, int]) -> list[str]:

@@ -1,0 +1,43 @@
+"""What a reproduction is. Nothing here may import torch: help reads these types."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from nestling.errors import NestlingError
+
+
+@dataclass(frozen=True)
+class AutomataConfig:
+    """Table 5 of Nested Learning: formal languages. Equal values give equal results on the same machine.
+
+    >>> AutomataConfig(seeds=3).steps
+    1000
+    """
+
+    out: str = "runs/automata"
+    """Folder of cells.jsonl, which gets a line for every model, language and seed, and of table.md."""
+    models: tuple[str, ...] = ()
+    """Rows of the table; none: all."""
+    languages: tuple[str, ...] = ()
+    """Columns of the table; none: all."""
+    seeds: int = 2
+    """Runs of each model on each language: seeds 0, 1, …, of the words, of the weights and of the order."""
+    steps: int = 1000
+    """Updates of the weights; a run that has both bins at 100 % ends at once, as in the benchmark."""
+    batch: int = 16
+    """Words in a batch."""
+    lr: float = 3e-3
+    """Learning rate after the warm-up."""
+    every: int = 100
+    """Steps between two evaluations on both bins."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "steps", "batch", "every"):
+            if vars(self)[name] < 1:
+                raise NestlingError(f"{name} must be at least 1, got {vars(self)[name]}.")
+        if not 0 < self.lr < math.inf:
+            raise NestlingError(f"lr must be positive, got {self.lr}: use 0.003.")
+        if self.out == "":
+            raise NestlingError("out must be a folder, got '': use runs/automata.")
