@@ -152,7 +152,7 @@ class Shuffle:
         if size >= limit or (chance := random.random()) >= 0.75:
             return ""
         if chance < 0.5:
-            first, last = random.choice(self.pairs)
+            first, last = tuple(random.choice(self.pairs))
             word = first + self._grow(random, size + 2, limit) + last
         else:
             word = self._grow(random, size, limit) + self._grow(random, size, limit)
