@@ -12,6 +12,7 @@ from torch import Tensor
 from nestling.core import (
     GELU,
     MLP,
+    Beside,
     Constant,
     GatedMLP,
     Gates,
@@ -59,6 +60,14 @@ def literal(architecture, w: dict[str, Tensor], k: Tensor) -> Tensor:
             x = literal(inner, w, k)
             centred = x - x.mean()
             return centred / torch.sqrt((centred * centred).mean() + eps)
+        case Beside(parts):
+            made, row = [], 0
+            for name, inner, width in parts:
+                rows = inner.shapes(len(k), width)["w1"][0]
+                own = {n.removeprefix(f"{name}."): x for n, x in w.items() if n.startswith(f"{name}.")}
+                made.append(literal(inner, {"w1": w["w1"][row : row + rows], **own}, k))
+                row += rows
+            return torch.cat(made)
 
 
 def loss_of(objective, prediction: Tensor, value: Tensor, threshold: float) -> Tensor:
@@ -177,3 +186,14 @@ def test_a_state_begins_at_its_weights():
     state = memory.init(weights)
     assert isinstance(state, MemoryState) and int(state.phase) == 0
     torch.testing.assert_close(memory.read(state, key), literal(MLP(2, 2), weights, key))
+
+
+def test_memories_side_by_side_start_as_each_alone():
+    """``joined`` puts the weights of the parts where ``M(k) = (M₁(k), M₂(k))`` reads them."""
+    parts = (("a", MLP(2), 3), ("b", Matrix(), 1))
+    each = {name: inner.init(WIDTH, width) for name, inner, width in parts}
+    key = torch.randn(WIDTH)
+    alone = [inner(linear(each[name]), key) for name, inner, _ in parts]
+    torch.testing.assert_close(Beside(parts)(linear(Beside(parts).joined(each)), key), torch.cat(alone))
+    with pytest.raises(NestlingError, match="got values of width 5"):
+        Beside(parts).shapes(WIDTH, 5)

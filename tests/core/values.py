@@ -8,6 +8,7 @@ from nestling.core import (
     L2,
     MLP,
     Adaptive,
+    Beside,
     Chain,
     Clip,
     Constant,
@@ -22,6 +23,7 @@ from nestling.core import (
     GatedMLP,
     Hold,
     Huber,
+    InputDelta,
     KeyDecay,
     Level,
     Lp,
@@ -32,9 +34,11 @@ from nestling.core import (
     NewtonSchulz,
     Normed,
     Residual,
+    Returning,
     Scale,
     SiLU,
     Sum,
+    UnitDelta,
 )
 
 ACTIVATIONS = [GELU(), SiLU()]
@@ -50,11 +54,16 @@ ARCHITECTURES = [
     Normed(MLP(2, 2), 1e-3),
     Residual(Normed(MLP(2, 2))),
     Normed(Residual(GatedMLP(2))),
+    Beside((("a", MLP(2), 3), ("b", Matrix(), 1))),
 ]
 OBJECTIVES = [DotProduct(), L2(), Lp(1.0), Lp(2.0), Lp(3.0), Lp(4.5, 1e-3), Huber()]
 RETENTIONS = [
     Decay(),
     Delta(),
+    UnitDelta(),
+    UnitDelta(1e-3),
+    InputDelta(),
+    Returning(UnitDelta()),
     GatedDelta(),
     Erase(),
     KeyDecay(),

@@ -38,8 +38,10 @@ from nestling.core import (
     NewtonSchulz,
     Normed,
     Residual,
+    Returning,
     Scale,
     Sum,
+    UnitDelta,
 )
 from nestling.models import LM
 from nestling.nn import (
@@ -52,6 +54,7 @@ from nestling.nn import (
     MemoryAsLayer,
     MemoryLayer,
     Mixer,
+    SelfForm,
     SelfModifying,
     ShortConv,
     SwiGLU,
@@ -77,6 +80,18 @@ MEMORIES = {
     "two_speeds": Memory(Matrix(), L2(), Decay(), Sum((Every(3, Descend()), Hold(2, Descend()))), 5),
 }
 
+PRINTED = SelfForm(memory=Matrix(), projections=Matrix(), retention=Delta(), read_at="commit")
+DEEP = SelfForm(
+    adaptive=("q", "k", "v", "η", "α"),
+    static=("β",),
+    memory=Residual(MLP(1)),
+    projections=Residual(MLP(1)),
+    gates=MLP(1),
+    retention=Returning(UnitDelta()),
+    rule=TITANS,
+    period=4,
+)
+
 MIXERS: dict[str, Callable[[], Mixer]] = {
     "attention": lambda: Attention(DIM, HEADS, WINDOW),
     "attention_after_a_prefix": lambda: Attention(DIM, HEADS, WINDOW, persistent=3),
@@ -92,6 +107,8 @@ MIXERS: dict[str, Callable[[], Mixer]] = {
     "cms_gated": lambda: CMS(DIM, [Level("fast", 1), Level("slow", 16)], wiring=Gated()),
     "self_modifying": lambda: SelfModifying(DIM, HEADS, 4),
     "self_modifying_recomputed": lambda: SelfModifying(DIM, HEADS, 4, path=Chunk(block=2, stride=2)),
+    "self_modifying_as_printed": lambda: SelfModifying(DIM, HEADS, 4, form=PRINTED),
+    "self_modifying_deep": lambda: SelfModifying(DIM, HEADS, 6, form=DEEP, path=Chunk(stride=2)),
     "titans_by_reference": lambda: MemoryLayer(DIM, HEADS, MEMORIES["titans"], path=Reference()),
     "block": lambda: Block(DIM, Attention(DIM, HEADS, WINDOW), MemoryLayer(DIM, HEADS, MEMORIES["delta"])),
     **{name: lambda memory=memory: MemoryLayer(DIM, HEADS, memory) for name, memory in MEMORIES.items()},

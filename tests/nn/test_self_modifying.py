@@ -1,38 +1,40 @@
-"""The self-modifying layer: what its ranges mean (its equations are in tests/papers)."""
+"""The self-modifying layer: what its values mean (its equations are in tests/papers)."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from nestling.core import Chain, Decay, Delta, Descend, Matrix, Momentum, Residual, Returning
 from nestling.errors import NestlingError
-from nestling.nn import SelfModifying, SelfRange
+from nestling.nn import Exactly, SelfForm, SelfModifying, SelfRange, UpTo
+
+PRINTED = SelfForm(memory=Matrix(), projections=Matrix(), retention=Delta())
 
 
 def test_heads_start_from_slow_to_fast():
     layer = SelfModifying(16, 4, ranges=SelfRange(slow=-5.0, fast=-2.0, retain=4.0))
-    assert layer.bias[:, 0].tolist() == pytest.approx([-5, -4, -3, -2])
-    assert layer.bias[:, 1].tolist() == pytest.approx([4] * 4)
-    assert SelfModifying(16, 1).bias.shape == (1, 2)
+    assert layer.bias["η"].tolist() == pytest.approx([-5, -4, -3, -2])
+    assert layer.bias["α"].tolist() == pytest.approx([4] * 4)
+    assert SelfModifying(16, 1).bias["η"].shape == (1,)
 
 
-def test_the_main_memory_starts_at_the_identity():
+def test_a_linear_memory_without_residual_starts_at_the_identity():
     """The update is linear in it: from zeros it would stay zeros."""
-    layer = SelfModifying(16, 2)
-    assert torch.equal(layer.initial, torch.eye(8).expand(2, 8, 8))
-    x = torch.randn(1, 9, 16)
+    layer = SelfModifying(16, 2, form=PRINTED)
+    assert torch.equal(layer.initial["w1"], torch.eye(8).expand(2, 8, 8))
     with torch.no_grad():
-        layer.initial.zero_()
-        _, state = layer(x)
+        layer.initial["w1"].zero_()
+        _, state = layer(torch.randn(1, 9, 16))
     assert not bool(state.memory.dual["w1"].any())
 
 
 @pytest.mark.parametrize("period", [4, 16])
-def test_a_key_that_repeats_is_stable_within_the_documented_rates(period):
+@pytest.mark.parametrize("form", [PRINTED, SelfForm()], ids=["printed", "default"])
+def test_a_key_that_repeats_is_stable_within_the_documented_rates(period, form):
     """η C ≲ 0.7: thousands of tokens of one kind leave the memory bounded."""
     torch.manual_seed(0)
-    rate = 0.7 / period
-    layer = SelfModifying(8, 1, period, ranges=SelfRange(lr=rate, slow=20.0, fast=20.0, retain=20.0))
+    layer = SelfModifying(8, 1, period, form=form, ranges=SelfRange(0.7 / period, 20.0, 20.0, 20.0))
     x = torch.randn(1, 1, 8).expand(1, 2000, 8)
     with torch.no_grad():
         y, state = layer(x)
@@ -40,6 +42,67 @@ def test_a_key_that_repeats_is_stable_within_the_documented_rates(period):
     assert state.memory.dual["w1"].abs().max() < 100
 
 
-def test_shapes_that_do_not_divide_are_refused():
-    with pytest.raises(NestlingError, match="got dim=12, heads=5"):
-        SelfModifying(12, 5)
+def test_forgetting_leads_back_to_the_start_and_in_the_printed_form_to_nothing():
+    """Whatever was written: once all of it is forgotten, ``Returning`` reads W₀, and α W alone reads zero."""
+    for form, expected in ((SelfForm(), lambda start: start), (PRINTED, torch.zeros_like)):
+        layer = SelfModifying(8, 2, 4, form=form)
+        with torch.no_grad():
+            _, state = layer(torch.randn(2, 40, 8))
+            layer.bias["α"].fill_(-1e3)
+            layer.bias["η"].fill_(-1e3)
+            _, state = layer(torch.randn(2, 8, 8), state)
+        weight = layer.memory.primal(state.memory.dual, state.memory.origin)["w1"]
+        start = layer.initial["w1"].detach().expand_as(weight)
+        torch.testing.assert_close(weight, expected(start))
+
+
+def test_rates_can_reach_beyond_what_is_kept():
+    """η up to α + 1 (lr = 2): M k → α M k - η M k has the factor -1, a reflection, which tracking a state needs."""
+    form = SelfForm(memory=Matrix(), projections=Matrix(), adaptive=("k", "v", "η"), retention=Delta())
+    layer = SelfModifying(8, 1, 1, form=form, ranges=SelfRange(lr=2.0, slow=1e3, fast=1e3)).double()
+    with torch.no_grad():
+        # v = k makes the gradient vanish: what is left is M (I - 2 k kᵀ).
+        layer.initial_projections["v"]["w1"].copy_(layer.initial_projections["k"]["w1"])
+        _, state = layer(torch.randn(1, 1, 8, dtype=torch.float64))
+    reflected = state.memory.dual["w1"][0, 0]
+    torch.testing.assert_close(reflected @ reflected, torch.eye(8, dtype=torch.float64), atol=1e-9, rtol=0)
+    assert torch.linalg.det(reflected) == pytest.approx(-1)
+
+
+def test_values_have_the_length_that_the_form_says():
+    v = torch.randn(5, 7) * torch.tensor([1e-3, 0.1, 1.0, 10.0, 1e3])[:, None]
+    assert Exactly(1.5)(v).norm(dim=-1).tolist() == pytest.approx([1.5] * 5)
+    bounded = UpTo(2.0)(v)
+    assert bool((bounded.norm(dim=-1) <= 2.0 + 1e-6).all())
+    torch.testing.assert_close(bounded[0], v[0])
+    torch.testing.assert_close(torch.nn.functional.cosine_similarity(bounded, v), torch.ones(5))
+
+
+def test_two_clocks_commit_each_at_its_own_time():
+    layer = SelfModifying(8, 2, 6, form=SelfForm(period=4))
+    assert (layer.memory.period, layer.projections.period) == (6, 4)
+    assert [row.period for row in layer.levels()] == [6, 4]
+    with torch.no_grad():
+        _, state = layer(torch.randn(1, 5, 8))
+    start = layer.weights()
+    assert torch.equal(state.memory.anchor["w1"][0], start[0]["w1"])
+    assert not torch.equal(state.projections.anchor["w1"][0], start[1]["w1"])
+
+
+REFUSED = [
+    (lambda: SelfModifying(12, 5), "got dim=12, heads=5"),
+    (lambda: SelfForm(adaptive=("k", "v")), "is adaptive or static"),
+    (lambda: SelfForm(adaptive=("k", "v", "η", "q")), "is adaptive or static"),
+    (lambda: SelfForm(adaptive=("k", "v", "η", "γ")), "is adaptive or static"),
+    (lambda: SelfForm(adaptive=(), static=("q", "k", "v", "η")), "nothing here modifies itself"),
+    (lambda: SelfForm(static=("q", "β")), "β is the momentum"),
+    (lambda: SelfForm(rule=Chain((Descend(), Momentum()))), "is adaptive or static"),
+    (lambda: SelfModifying(16, 2, form=SelfForm(gates=Residual(Matrix()))), "keys as wide as values"),
+    (lambda: SelfForm(retention=Returning(Returning(Decay()))), "give it a Decay or a Delta"),
+]
+
+
+@pytest.mark.parametrize(("make", "what"), REFUSED)
+def test_forms_that_make_no_sense_are_refused(make, what):
+    with pytest.raises(NestlingError, match=what):
+        make()

@@ -18,12 +18,15 @@ from nestling.core import (
     GatedMLP,
     Gates,
     Huber,
+    InputDelta,
     Lp,
     Matrix,
     Memory,
     Momentum,
     Normed,
     Residual,
+    Returning,
+    UnitDelta,
 )
 from nestling.errors import NestlingError
 from nestling.ops import Chunk, Marks, Reference, begin, scan
@@ -104,6 +107,14 @@ def test_chunks_equal_the_reference(architecture, objective, period):
         (Decay(), Chain((Descend(), Momentum(0.7)))),
         (Decay(), Chain((Momentum(), Descend()))),
         (Delta(), Descend()),
+        (Delta(), TITANS),
+        (Delta(), Chain((Momentum(0.5), Descend()))),
+        (UnitDelta(), Descend()),
+        (UnitDelta(), TITANS),
+        (InputDelta(), TITANS),
+        (Returning(Decay()), TITANS),
+        (Returning(Delta()), Descend()),
+        (Returning(UnitDelta()), TITANS),
     ],
     ids=repr,
 )
@@ -122,7 +133,12 @@ def test_neither_block_nor_stride_changes_the_answer(block, stride):
     assert_same(answers(memory, given, Chunk(block=block, stride=stride)), expected)
 
 
-MARKED = [(Decay(), TITANS, 4), (Delta(), Descend(), 8), (Decay(), TITANS, float("inf"))]
+MARKED = [
+    (Decay(), TITANS, 4),
+    (Delta(), Descend(), 8),
+    (Decay(), TITANS, float("inf")),
+    (Returning(UnitDelta()), TITANS, 4),
+]
 
 
 @pytest.mark.parametrize(("retention", "rule", "period"), MARKED, ids=repr)

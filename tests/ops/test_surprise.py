@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nestling.core import L2, MLP, Constant, DotProduct, GatedMLP, Huber, Lp, Matrix, Memory, Normed, Residual
+from nestling.core import L2, MLP, Beside, Constant, DotProduct, GatedMLP, Huber, Lp, Matrix, Memory, Normed, Residual
 from nestling.core.architecture import SiLU
 from nestling.core.memory import surprise
 from nestling.ops.surprise import pairs
@@ -17,6 +17,8 @@ ARCHITECTURES = [
     Residual(Normed(MLP(2, 2))),
     Normed(Residual(GatedMLP(2, SiLU()))),
     Constant(),
+    Beside((("a", Matrix(), 2), ("b", MLP(1, 3), 1), ("c", Normed(GatedMLP(2)), 1))),
+    Beside((("a", Residual(MLP(2)), 4),)),
 ]
 
 

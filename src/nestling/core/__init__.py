@@ -5,12 +5,36 @@ from __future__ import annotations
 from typing import Any
 
 from nestling.core.apply import Apply, Weights, linear, tape
-from nestling.core.architecture import GELU, MLP, Architecture, Constant, GatedMLP, Matrix, Normed, Residual, SiLU
+from nestling.core.architecture import (
+    GELU,
+    MLP,
+    Architecture,
+    Beside,
+    Constant,
+    GatedMLP,
+    Matrix,
+    Normed,
+    Residual,
+    SiLU,
+)
 from nestling.core.gates import Gates
 from nestling.core.level import Level
 from nestling.core.memory import Memory, MemoryState, Surprise
 from nestling.core.objective import L2, DotProduct, Huber, Lp, Objective
-from nestling.core.retention import KL, Decay, Delta, ElasticNet, Erase, GatedDelta, KeyDecay, Lq, Retention
+from nestling.core.retention import (
+    KL,
+    Decay,
+    Delta,
+    ElasticNet,
+    Erase,
+    GatedDelta,
+    InputDelta,
+    KeyDecay,
+    Lq,
+    Retention,
+    Returning,
+    UnitDelta,
+)
 from nestling.core.rule import (
     Adaptive,
     Chain,
@@ -27,9 +51,9 @@ from nestling.core.rule import (
 from nestling.core.source import parse
 
 _VALUES = (
-    *(GELU, SiLU, Constant, Matrix, MLP, GatedMLP, Residual, Normed),
+    *(GELU, SiLU, Constant, Matrix, MLP, GatedMLP, Residual, Normed, Beside),
     *(DotProduct, L2, Lp, Huber),
-    *(Decay, KL, ElasticNet, Lq, Delta, GatedDelta, Erase, KeyDecay),
+    *(Decay, KL, ElasticNet, Lq, Delta, UnitDelta, InputDelta, GatedDelta, Erase, KeyDecay, Returning),
     *(Descend, Momentum, NewtonSchulz, Adaptive, Clip, Scale, Chain, Sum, Every, Hold),
     *(Memory, Level),
 )
@@ -42,6 +66,7 @@ __all__ = [
     "Adaptive",
     "Apply",
     "Architecture",
+    "Beside",
     "Chain",
     "Clip",
     "Constant",
@@ -57,6 +82,7 @@ __all__ = [
     "Gates",
     "Hold",
     "Huber",
+    "InputDelta",
     "KeyDecay",
     "Level",
     "Lp",
@@ -70,11 +96,13 @@ __all__ = [
     "Objective",
     "Residual",
     "Retention",
+    "Returning",
     "Rule",
     "Scale",
     "SiLU",
     "Sum",
     "Surprise",
+    "UnitDelta",
     "Weights",
     "linear",
     "parse",

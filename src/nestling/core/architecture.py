@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -209,3 +210,53 @@ class Normed(Architecture):
         """LN(inner(k))"""
         x = self.inner(apply, key)
         return F.layer_norm(x, x.shape[-1:], eps=self.eps)
+
+
+@dataclass(frozen=True)
+class Beside(Architecture):
+    """Several memories that share a key: M(k) = (M₁(k), M₂(k), …), whose weights next to the key are one, ``w1``.
+
+    ``parts`` are (name, architecture, width of its values); the other weights of a part carry its name.
+
+    >>> Beside((("k", MLP(2), 8), ("rate", Matrix(), 1))).shapes(8, 9)
+    {'w1': (17, 8), 'k.w2': (8, 16)}
+    """
+
+    parts: tuple[tuple[str, Architecture, int], ...]
+
+    def shapes(self, keys: int, values: int) -> dict[str, tuple[int, int]]:
+        """One wide first weight, then those behind it, part by part."""
+        if values != sum(width for _, _, width in self.parts):
+            raise NestlingError(f"memories side by side make {self.parts!r}, got values of width {values}.")
+        each = {name: inner.shapes(keys, width) for name, inner, width in self.parts}
+        wide = sum(shapes["w1"][0] for shapes in each.values())
+        behind = {f"{part}.{name}": shape for part, shapes in each.items() for name, shape in shapes.items()}
+        return {"w1": (wide, keys), **{name: shape for name, shape in behind.items() if not name.endswith(".w1")}}
+
+    def init(self, keys: int, values: int, *, generator: Generator | None = None) -> Weights:
+        """Those of the parts."""
+        self.shapes(keys, values)
+        return self.joined({name: inner.init(keys, width, generator=generator) for name, inner, width in self.parts})
+
+    def joined(self, each: Mapping[str, Weights]) -> Weights:
+        """The weights of the whole from those of the parts, (..., out, in)."""
+        behind = {f"{part}.{name}": weight for part, weights in each.items() for name, weight in weights.items()}
+        first = torch.cat([each[part]["w1"] for part, _, _ in self.parts], -2)
+        return {"w1": first, **{name: weight for name, weight in behind.items() if not name.endswith(".w1")}}
+
+    def firsts(self, keys: int) -> list[int]:
+        """How many rows of ``w1`` each part has."""
+        return [inner.shapes(keys, width)["w1"][0] for _, inner, width in self.parts]
+
+    def __call__(self, apply: Apply, key: Tensor) -> Tensor:
+        """(M₁(k), M₂(k), …)"""
+        firsts = apply("w1", key).split(self.firsts(key.shape[-1]), -1)
+        made = (
+            inner(within(apply, part, first), key) for (part, inner, _), first in zip(self.parts, firsts, strict=True)
+        )
+        return torch.cat(list(made), -1)
+
+
+def within(apply: Apply, part: str, first: Tensor) -> Apply:
+    """``apply`` as one of several memories side by side sees it, given what ``w1`` makes of the key."""
+    return lambda name, x: first if name == "w1" else apply(f"{part}.{name}", x)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -12,7 +14,7 @@ from nestling.core.apply import Weights, linear, tape
 from nestling.core.architecture import Architecture
 from nestling.core.gates import Gates
 from nestling.core.objective import L2, Objective
-from nestling.core.retention import Decay, Retention
+from nestling.core.retention import Decay, Retention, Returning
 from nestling.core.rule import Descend, Rule, RuleState
 from nestling.errors import NestlingError
 from nestling.tree import state
@@ -30,6 +32,8 @@ class MemoryState:
     """What the rule remembers, for each weight."""
     phase: Tensor
     """Writes since the last commit (int64)."""
+    origin: Weights = field(default_factory=dict)
+    """The weights where the memory began, for ``Returning``; the dual counts from there."""
 
 
 @state
@@ -88,13 +92,18 @@ class Memory:
 
     def init(self, weights: Weights) -> MemoryState:
         """The state of a memory that starts at ``weights``."""
-        dual = {name: self.retention.dual(weight) for name, weight in weights.items()}
+        returning = isinstance(self.retention, Returning)
+        dual = {
+            name: torch.zeros_like(weight) if returning else self.retention.dual(weight)
+            for name, weight in weights.items()
+        }
         phase = torch.zeros((), dtype=torch.int64, device=next(iter(weights.values())).device)
-        return MemoryState(dual, dict(weights), {name: self.rule.init(weight) for name, weight in dual.items()}, phase)
+        rule = {name: self.rule.init(weight) for name, weight in dual.items()}
+        return MemoryState(dual, dict(weights), rule, phase, dict(weights) if returning else {})
 
     def read(self, state: MemoryState, query: Tensor) -> Tensor:
         """Y = M(W, q): ``query`` (keys,) -> (values,). Changes nothing."""
-        weights = state.anchor if self.read_at == "commit" else self.primal(state.dual)
+        weights = state.anchor if self.read_at == "commit" else self.primal(state.dual, state.origin)
         return self.architecture(linear(weights), query)
 
     def surprise(self, state: MemoryState, key: Tensor, value: Tensor, gates: Gates) -> Surprise:
@@ -114,8 +123,8 @@ class Memory:
         for name, before in state.dual.items():
             gradient = seen.gradient(name) if key.dim() == 1 else seen.sum(name)
             update, rule[name] = self.rule.update(gradient, state.rule[name], gates.of(name))
-            dual[name] = self.retention.decay(before, gates.of(name), seen.inputs[name]) + update
-        return MemoryState(dual, state.anchor, rule, state.phase + 1)
+            dual[name] = self.retention.of(name).decay(before, gates.of(name), seen.inputs[name]) + update
+        return MemoryState(dual, state.anchor, rule, state.phase + 1, state.origin)
 
     def commit(self, state: MemoryState) -> MemoryState:
         """Move the anchor to the running weights where the period is full.
@@ -123,12 +132,14 @@ class Memory:
         The next write does it, not the one that fills the period: all tokens of a period see the same anchor.
         """
         due = state.phase >= self.period
-        moved = {name: torch.where(due, primal, state.anchor[name]) for name, primal in self.primal(state.dual).items()}
-        return MemoryState(state.dual, moved, state.rule, torch.where(due, 0, state.phase))
+        now = self.primal(state.dual, state.origin)
+        moved = {name: torch.where(due, primal, state.anchor[name]) for name, primal in now.items()}
+        return MemoryState(state.dual, moved, state.rule, torch.where(due, 0, state.phase), state.origin)
 
-    def primal(self, dual: Weights) -> Weights:
-        """The weights that are read, from the accumulated ones."""
-        return {name: self.retention.primal(weight) for name, weight in dual.items()}
+    def primal(self, dual: Weights, origin: Mapping[str, Tensor] = MappingProxyType({})) -> Weights:
+        """The weights that are read, from the accumulated ones (and, for ``Returning``, from where they began)."""
+        read = {name: self.retention.primal(weight) for name, weight in dual.items()}
+        return {name: weight + origin[name] if name in origin else weight for name, weight in read.items()}
 
 
 def surprise(

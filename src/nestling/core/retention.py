@@ -18,6 +18,10 @@ from nestling.errors import NestlingError
 class Retention:
     """The identity map with nothing forgotten; the base of the others."""
 
+    def of(self, name: str) -> Retention:
+        """What holds for the weight of that name."""
+        return self
+
     def dual(self, weight: Tensor) -> Tensor:
         """A from W."""
         return weight
@@ -58,6 +62,67 @@ class Delta(Retention):
     def decay(self, dual: Tensor, gates: Gates, inputs: Tensor) -> Tensor:
         """α A - η (A x) xᵀ"""
         return gates.retain * dual - gates.lr * _said(dual, inputs)
+
+
+@dataclass(frozen=True)
+class UnitDelta(Retention):
+    """A ← A (α I - η x̂ x̂ᵀ) with x̂ = x / ‖x‖: each weight of a deep memory erases along its own input at the same rate.
+
+    NL eq. 88 for a memory of several layers, where the inputs of the later ones have any length (``Delta`` erases η‖x‖² of them).
+
+    >>> UnitDelta().decay(torch.eye(2), Gates(lr=1.0), torch.tensor([5.0, 0.0])).round()
+    tensor([[0., 0.],
+            [0., 1.]])
+    """
+
+    eps: float = 1e-6
+
+    def decay(self, dual: Tensor, gates: Gates, inputs: Tensor) -> Tensor:
+        """α A - η (A x̂) x̂ᵀ"""
+        return Delta().decay(dual, gates, inputs * torch.rsqrt(inputs.square().sum(-1, keepdim=True) + self.eps**2))
+
+
+@dataclass(frozen=True)
+class InputDelta(Retention):
+    """``Delta`` for ``w1``, the weight that meets the key, and ``Decay`` for those behind it.
+
+    The other reading of NL eq. 88 for a memory of several layers: k kᵀ has the shape of the input side alone.
+
+    >>> InputDelta().of("w1"), InputDelta().of("w2")
+    (Delta(), Decay())
+    """
+
+    def of(self, name: str) -> Retention:
+        """Delta() or Decay()"""
+        return Delta() if name == "w1" else Decay()
+
+
+@dataclass(frozen=True)
+class Returning(Retention):
+    """What ``inner`` forgets or erases goes back to where the memory began, not to zero: A = W - W₀.
+
+    ``inner`` acts on A alone; what is read is W₀ + A, and ``Memory`` keeps W₀ in its state. Weight decay is then the retention
+    ‖W - W₀‖² in NL's definition 5, and a forgotten memory is the initial one, which the outer loop learns.
+
+    >>> from nestling.core import Matrix, Memory
+    >>> memory = Memory(Matrix(), retention=Returning(Decay()))
+    >>> state = memory.init({"w1": torch.eye(2)})
+    >>> state = memory.write(state, torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.0]), Gates(retain=0.0))
+    >>> memory.read(state, torch.tensor([0.0, 2.0]))
+    tensor([0., 2.])
+    """
+
+    inner: Retention
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.inner, Decay | Delta | UnitDelta | InputDelta):
+            raise NestlingError(
+                f"Returning acts on weights, not on another space: give it a Decay or a Delta, got {self.inner!r}."
+            )
+
+    def of(self, name: str) -> Retention:
+        """That of the inner one"""
+        return self.inner.of(name)
 
 
 @dataclass(frozen=True)

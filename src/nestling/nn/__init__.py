@@ -16,7 +16,8 @@ from nestling.nn.mlp import SwiGLU
 from nestling.nn.norm import RMSNorm, unit
 from nestling.nn.project import GateProjection, GateRange
 from nestling.nn.rope import rotate
-from nestling.nn.self_modifying import SelfModifying, SelfRange
+from nestling.nn.self_modifying import SelfModifying
+from nestling.nn.self_modifying_form import Exactly, SelfForm, SelfRange, UpTo
 
 __all__ = [
     "MemoryAsContext",
@@ -54,7 +55,10 @@ __all__ = [
     "Mixer",
     "RMSNorm",
     "SelfModifying",
+    "Exactly",
+    "SelfForm",
     "SelfRange",
+    "UpTo",
     "ShortConv",
     "State",
     "SwiGLU",

@@ -1,8 +1,8 @@
-"""Self-modifying Titans with linear memories: a memory that makes its own keys, values, rates and targets (NL §8.1)."""
+"""Self-modifying Titans: a memory whose keys, values, rates and targets come from memories that are written too (NL §8.1)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -10,34 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nestling.core import L2, Delta, Descend, Gates, Matrix, Memory, MemoryState, Weights
+from nestling.core import Architecture, Beside, Gates, Matrix, Memory, MemoryState, Weights
 from nestling.errors import NestlingError
 from nestling.nn.conv import ShortConv
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
 from nestling.nn.norm import RMSNorm, unit, widened
+from nestling.nn.self_modifying_form import GATES, VECTORS, SelfForm, SelfRange
 from nestling.ops import Chunk, Marks, begin
-from nestling.ops.chunk import BlockState, Tokens, block
+from nestling.ops.chunk import BlockState, Tokens, after, block, writes
 from nestling.ops.drive import drive
+from nestling.ops.surprise import reading
 from nestling.tree import map as tree_map
 from nestling.tree import nbytes, state
-
-
-@dataclass(frozen=True)
-class SelfRange:
-    """What the generated gates can be: η = lr σ(· + b), b spread evenly over the heads; α = σ(· + retain).
-
-    A period of C tokens takes its gradients at one anchor, and delta gradient descent with L2 erases twice; along a key that
-    repeats, the memory is stable while η C ≲ 0.7. Heads that start at small rates are there, heads at large ones forget fast.
-    """
-
-    lr: float = 1.0
-    slow: float = -6.0
-    """b of the first head"""
-    fast: float = -2.0
-    """b of the last head"""
-    retain: float = 6.0
-    projections: float = 0.1
-    """Scale of η and of 1 - α for the memories that make k, v, η and α (1 is the paper; below it trains stably)."""
 
 
 @state
@@ -50,14 +34,15 @@ class SelfModifyingState:
 
 
 class SelfModifying(Mixer):
-    """y = M_t q_t, where everything that writes M comes from memories that are written too (NL eqs 83-93, linear, L2)::
+    """y = M_t(q_t), where everything that writes M comes from memories that are written too (NL eqs 83-93)::
 
-        k, v, η, α = M_k x, M_v x, M_η x, M_α x          at the last commit c(t)
-        v̂_□        = M_□ v                               each memory makes its own target
-        M_□,t      = M_□,t-1 (α I - η k kᵀ) - η (M_□,c(t) k - v̂_□) kᵀ
+        k, v, η, α = M_k(x), M_v(x), M_η(x), M_α(x)      at the last commit c(t)
+        v̂_□        = M_□,c(t)(v)                         each memory makes its own target
+        M_□,t      = M_□,t-1 (α I - η k kᵀ) - η ∇ℓ(M_□,c(t); k, v̂_□)
 
-    ``x`` is the short convolution of the input, by head; q = W_q x is static; q, k and v have unit length. y is read from the
-    running memory (NL prints the last commit, which cannot track a state inside a period).
+    ``x`` is the short convolution of the input, by head; q and k have unit length, v as the form says. Which parts are
+    memories, what they are and how they are written is the ``form``. Two differences from the print by default: what is
+    forgotten goes back to the initial memory instead of zero (``Returning``), and y is read from the running memory.
 
     >>> y, state = SelfModifying(32, heads=2, period=4)(torch.randn(3, 10, 32))
     >>> y.shape, state.memory.dual["w1"].shape, state.projections.dual["w1"].shape
@@ -68,38 +53,51 @@ class SelfModifying(Mixer):
         self,
         dim: int,
         heads: int,
-        period: int = 16,
+        period: float = 16,
         *,
+        form: SelfForm = SelfForm(),
         conv: int = 4,
         ranges: SelfRange = SelfRange(),
         path: Chunk = Chunk(),
     ) -> None:
-        """``heads`` memories of width dim / heads; ``period``: tokens between commits."""
+        """``heads`` memories of width dim / heads; ``period``: tokens between commits of the memory that is read."""
         super().__init__()
         if dim % heads:
             raise NestlingError(f"self-modifying Titans need dim divisible by heads, got dim={dim}, heads={heads}.")
-        self.heads, self.ranges, self.path = heads, ranges, path
-        self.memory = Memory(Matrix(), L2(), Delta(), Descend(), period)
+        self.heads, self.form, self.ranges, self.path = heads, form, ranges, path
         width = dim // heads
+        self.memory, self.projections = form.memories(width, period)
         self.conv = ShortConv(dim, conv)
-        self.query = nn.Linear(dim, dim, bias=False)
-        # The update is linear in M, so a main memory of zeros would stay zero.
-        self.initial = nn.Parameter(torch.eye(width).expand(heads, -1, -1).clone())
-        self.initial_projections = nn.Parameter(torch.randn(heads, 2 * width + 2, width) * width**-0.5)
-        self.bias = nn.Parameter(
-            torch.stack((torch.linspace(ranges.slow, ranges.fast, heads), torch.full((heads,), ranges.retain)), -1)
+        self.static = nn.ParameterDict({name: _linear(dim, dim if name in VECTORS else heads) for name in form.static})
+        self.initial = _start(form.memory, width, width, heads)
+        if form.memory == Matrix():
+            # The update of a linear memory is linear in it: a start that mixes keys has nothing to say for it.
+            self.initial["w1"] = nn.Parameter(torch.eye(width).expand(heads, -1, -1).clone())
+        self.initial_projections = nn.ModuleDict(
+            {name: _start(inner, width, values, heads) for name, inner, values in form.made(width).parts}
         )
+        starts = {
+            "η": torch.linspace(ranges.slow, ranges.fast, heads),
+            "α": torch.full((heads,), ranges.retain),
+            "β": torch.full((heads,), ranges.momentum),
+        }
+        used = (*form.adaptive, *form.static)
+        self.bias = nn.ParameterDict({name: nn.Parameter(starts[name]) for name in GATES if name in used})
         self.norm = RMSNorm(width)
         self.gate = nn.Linear(dim, dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
     def weights(self) -> tuple[Weights, Weights]:
         """The weights at which the memories start, (H, out, in)."""
-        return {"w1": widened(self.initial)}, {"w1": widened(self.initial_projections)}
+        made = self.projections.architecture
+        assert isinstance(made, Beside)
+        each = {name: _widened(part) for name, part in self.initial_projections.items()}
+        return _widened(self.initial), made.joined(each)
 
     def initial_state(self, batch: int) -> SelfModifyingState:
         """Empty convolution, initial memories."""
-        started = (begin(self.memory, weights, batch) for weights in self.weights())
+        pairs = zip((self.memory, self.projections), self.weights(), strict=True)
+        started = (begin(memory, weights, batch) for memory, weights in pairs)
         return SelfModifyingState(
             self.conv.initial_state(batch), *(tree_map(lambda leaf: leaf.clone(), each) for each in started)
         )
@@ -109,69 +107,111 @@ class SelfModifying(Mixer):
     ) -> tuple[Tensor, SelfModifyingState]:
         """(B, T, dim) -> (B, T, dim)"""
         seen, conv = self.conv(x, None if state is None else state.conv, marks)
-        weights = self.weights()
         with torch.autocast(x.device.type, enabled=False):
             wide = widened(seen)
-            heads = (wide, F.linear(wide, widened(self.query.weight)))
-            inputs = tuple(each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in heads)
-            bias = widened(self.bias)[:, None, :].expand(x.shape[0], -1, x.shape[1], -1)
+            run = _compiled if self.path.compiled else _work
             y, (memory, projections) = drive(
-                (self.memory, self.memory),
+                (self.memory, self.projections),
                 None if state is None else (state.memory, state.projections),
-                weights,
-                (*inputs, bias),
+                self.weights(),
+                (self._by_head(wide), self._static(wide)),
                 marks,
                 self.path,
-                _compiled(self.memory, self.ranges) if self.path.compiled else _work(self.memory, self.ranges),
+                run(self.memory, self.projections, self.form, self.ranges),
             )
         y = self.norm(y.to(x.dtype)).transpose(1, 2).flatten(-2)
         return self.out(y * F.silu(self.gate(x))), SelfModifyingState(conv, memory, projections)
 
+    def _by_head(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _static(self, x: Tensor) -> dict[str, Tensor]:
+        """What stands still of each part, (B, H, T, ·): all of a static one, the bias of a gate."""
+        made = {name: self._by_head(F.linear(x, widened(weight))) for name, weight in self.static.items()}
+        for name, bias in self.bias.items():
+            given = widened(bias)[:, None, None]
+            made[name] = made[name] + given if name in made else given.expand(x.shape[0], -1, x.shape[1], 1)
+        return made
+
     def frozen(self) -> None:
         """From now on nothing that is written takes effect: a static network with the initial memories (η = 0, α = 1)."""
         self.memory = replace(self.memory, period=float("inf"), read_at="commit")
+        self.projections = replace(self.projections, period=float("inf"))
 
     def levels(self) -> list[LevelRow]:
-        """Two groups of equal frequency: the memory that is read, and those that make its keys, values and gates."""
+        """Two groups: the memory that is read, and those that make its keys, values and gates."""
         with torch.device("meta"):
             started = self.initial_state(1)
-        groups = (("memory", self.initial, started.memory), ("k v η α", self.initial_projections, started.projections))
+        groups = (
+            ("memory", self.memory, started.memory),
+            (" ".join(self.form.adaptive), self.projections, started.projections),
+        )
         return [
             LevelRow(
                 name=name,
-                period=self.memory.period,
+                period=memory.period,
                 unit="token",
                 context="keys and self-made values of tokens",
-                objective=repr(self.memory.objective),
-                rule=f"{self.memory.retention!r}, {self.memory.rule!r}",
-                parameters=initial.numel(),
+                objective=repr(memory.objective),
+                rule=f"{memory.retention!r}, {memory.rule!r}",
+                parameters=sum(weight[0, 0].numel() * self.heads for weight in held.dual.values()),
                 state_bytes=nbytes(held),
                 transfer="generation and initialisation (meta-learnt through the writes)",
             )
-            for name, initial, held in groups
+            for name, memory, held in groups
         ]
 
 
-def _work(memory: Memory, ranges: SelfRange) -> Any:
+def _linear(inputs: int, outputs: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(outputs, inputs) * inputs**-0.5)
+
+
+def _widened(weights: nn.Module) -> Weights:
+    assert isinstance(weights, nn.ParameterDict)
+    return {name: widened(weight) for name, weight in weights.items()}
+
+
+def _start(architecture: Architecture, keys: int, values: int, heads: int) -> nn.ParameterDict:
+    """Entries of variance 1/in."""
+    shapes = architecture.shapes(keys, values)
+    return nn.ParameterDict(
+        {name: nn.Parameter(torch.randn(heads, *shape) * shape[1] ** -0.5) for name, shape in shapes.items()}
+    )
+
+
+def _work(memory: Memory, projections: Memory, form: SelfForm, ranges: SelfRange) -> Any:
     def work(before: tuple[BlockState, ...], inputs: Any, filled: Tensor | None) -> Any:
-        main, projections = before
-        x, q, bias = inputs
-        width = x.shape[-1]
-        made = x @ projections.anchor["w1"].mT
-        k, v = unit(made[..., :width]), unit(made[..., width : 2 * width])
+        main, makers = before
+        x, made = inputs
+        made = _made(projections.architecture, makers, x, made)
+        q, k, v = unit(made["q"]), unit(made["k"]), form.value(made["v"])
         # η = lr σ(M_η x + b), α = σ(M_α x + b)
-        raw = made[..., 2 * width :] + bias
-        lr, retain = ranges.lr * torch.sigmoid(raw[..., 0]), torch.sigmoid(raw[..., 1])
-        softer = Gates(ranges.projections * lr, 1 - ranges.projections * (1 - retain))
-        target = v @ main.anchor["w1"].mT
-        y, *wrote = block(memory, main, Tokens(unit(q), k, target, Gates(lr, retain), filled))
-        target = v @ projections.anchor["w1"].mT
-        _, *made_anew = block(memory, projections, Tokens(k, k, target, softer, filled))
-        return y, (tuple(wrote), tuple(made_anew))
+        lr = ranges.lr * torch.sigmoid(made["η"][..., 0])
+        retain = torch.sigmoid(made["α"][..., 0]) if "α" in made else torch.ones_like(lr)
+        momentum = torch.sigmoid(made["β"][..., 0]) if "β" in made else torch.zeros_like(lr)
+        softer = Gates(ranges.projections * lr, 1 - ranges.projections * (1 - retain), momentum)
+        # v̂_□ = M_□,c(t)(v)
+        target = memory.architecture(reading(main.anchor), v)
+        y, *wrote = block(memory, main, Tokens(q, k, target, Gates(lr, retain, momentum), filled))
+        target = projections.architecture(reading(makers.anchor), v)
+        made_anew = after(makers, writes(projections, makers, Tokens(k, k, target, softer, filled)))
+        return y, (tuple(wrote), made_anew)
 
     return work
 
 
+def _made(architecture: Architecture, makers: BlockState, x: Tensor, static: dict[str, Tensor]) -> dict[str, Tensor]:
+    """k, v, η, α, …: what the memories make of x at their last commit, and what stands still."""
+    assert isinstance(architecture, Beside)
+    parts = architecture.parts
+    whole = architecture(reading(makers.anchor), x).split([width for *_, width in parts], -1)
+    made = {name: each for (name, *_), each in zip(parts, whole, strict=True)}
+    return {
+        name: made[name] + static[name] if name in made and name in static else each
+        for name, each in {**made, **static}.items()
+    }
+
+
 @lru_cache(maxsize=64)
-def _compiled(memory: Memory, ranges: SelfRange) -> Any:
-    return torch.compile(_work(memory, ranges), fullgraph=True, dynamic=False)
+def _compiled(memory: Memory, projections: Memory, form: SelfForm, ranges: SelfRange) -> Any:
+    return torch.compile(_work(memory, projections, form, ranges), fullgraph=True, dynamic=False)

@@ -7,13 +7,14 @@ applies Wₜ = βₜW₀ + fₜS₀ + ΣⱼΓₜⱼ δⱼxⱼᵀ (see ``ops.coef
 
 That is a third interpreter of ``apply``: it holds for every architecture made of linear maps, and for any objective.
 Delta retention erases along the inputs, Wₜ = Wₜ₋₁(αₜI − ηₜxₜxₜᵀ) − ηₜδₜxₜᵀ; then the pairs are pⱼ ⊗ xⱼ with p from one
-triangular solve.
+triangular solve. With momentum they stand beside the δⱼ, which other coefficients weight. Where a memory returns to the weights
+it began with (``Returning``), W above is what differs from them, and a read adds theirs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,16 +29,17 @@ from nestling.core import (
     Descend,
     Erase,
     Gates,
+    InputDelta,
     KeyDecay,
     Memory,
     Momentum,
-    Retention,
+    Returning,
+    UnitDelta,
     Weights,
-    linear,
 )
-from nestling.ops.coefficients import KeyTable, Table, key_table, ratios, table
+from nestling.ops.coefficients import KeyTable, Table, key_table, table
 from nestling.ops.fold import fold, through
-from nestling.ops.surprise import pairs
+from nestling.ops.surprise import pairs, reading
 from nestling.tree import state
 
 Tables = dict[str, Table | KeyTable]
@@ -54,6 +56,7 @@ class BlockState:
     dual: Weights
     anchor: Weights
     trace: Weights
+    origin: Weights = field(default_factory=dict)
 
 
 @state
@@ -71,15 +74,18 @@ class Tokens:
 
 def supported(memory: Memory) -> bool:
     """Does the chunk-parallel form exist for this memory?"""
-    match memory:
-        case Memory(
-            retention=Decay(), rule=Descend() | Chain((Descend(), Momentum())) | Chain((Momentum(), Descend()))
-        ):
-            return True
-        case Memory(retention=Delta() | Erase() | KeyDecay(), rule=Descend()):
-            return True
+    linear_in_signal = isinstance(memory.rule, Descend) or _has_momentum(memory)
+    match memory.retention:
+        case Decay() | Delta() | UnitDelta() | InputDelta() | Returning():
+            return linear_in_signal
+        case Erase() | KeyDecay():
+            return isinstance(memory.rule, Descend)
         case _:
             return False
+
+
+def _has_momentum(memory: Memory) -> bool:
+    return isinstance(memory.rule, Chain) and bool(traces(memory, {"": ((), ())}))
 
 
 def traces(memory: Memory, rule: dict[str, Any]) -> Weights:
@@ -105,37 +111,53 @@ def rule_state(memory: Memory, weights: Weights, trace: Weights) -> dict[str, An
 
 
 @dataclass(frozen=True)
-class _Write:
+class Write:
     """What a block writes to one weight: pairs ⊗ inputs, weighted by the table."""
 
     table: Table | KeyTable
     pairs: Tensor
     inputs: Tensor
+    erased: tuple[Tensor, Tensor] | None = None
+    """(D, P): what a delta retention takes away beside a momentum, −Σⱼ Dₜⱼ pⱼxⱼᵀ"""
+
+    def seen(self, overlaps: Tensor) -> Tensor:
+        """Σⱼ Γₜⱼ (xⱼ·zₜ) δⱼ − Σⱼ Dₜⱼ (xⱼ·zₜ) pⱼ for overlaps (..., C, C) of z with x."""
+        assert isinstance(self.table, Table)
+        y = (overlaps * self.table.writes) @ self.pairs
+        return y if self.erased is None else y - (overlaps * self.erased[0]) @ self.erased[1]
+
+    def last(self) -> Tensor:
+        """The weighted pairs at the block's end."""
+        weighted = self.table.writes[..., -1, :, None] * self.pairs
+        return weighted if self.erased is None else weighted - self.erased[0][..., -1, :, None] * self.erased[1]
 
 
 def block(memory: Memory, before: BlockState, tokens: Tokens) -> tuple[Tensor, Weights, Weights]:
     """Write and read one block: (B, H, C, values), and the weights and the momentum after it."""
-    writes = _writes(memory, before, tokens)
-    dual = {name: _folded(before.dual[name], before.trace.get(name), write) for name, write in writes.items()}
-    trace = {name: _carried(before.trace[name], writes[name]) for name in before.trace}
-    reader = linear(before.anchor) if memory.read_at == "commit" else _running(before, writes)
-    return memory.architecture(reader, tokens.query), dual, trace
+    written = writes(memory, before, tokens)
+    reader = reading(before.anchor) if memory.read_at == "commit" else _running(before, written)
+    return memory.architecture(reader, tokens.query), *after(before, written)
 
 
-def _writes(memory: Memory, before: BlockState, tokens: Tokens) -> dict[str, _Write]:
+def after(before: BlockState, written: dict[str, Write]) -> tuple[Weights, Weights]:
+    """The weights and the momentum after a block."""
+    dual = {name: _folded(before.dual[name], before.trace.get(name), write) for name, write in written.items()}
+    return dual, {name: _carried(before.trace[name], written[name]) for name in before.trace}
+
+
+def writes(memory: Memory, before: BlockState, tokens: Tokens) -> dict[str, Write]:
+    """What a block writes to each weight."""
     gates, filled = tokens.gates, tokens.filled
     threshold = gates.threshold[..., None] if isinstance(gates.threshold, Tensor) else gates.threshold
     cotangents, recorded = pairs(memory, before.anchor, tokens.key, tokens.value, threshold)
     tabled_by = tokens.tables or tables(memory, gates, filled, before.dual)
-    writes = {}
+    written = {}
     for name in before.dual:
-        inputs, own = recorded[name], gates.of(name)
-        tabled = tabled_by[name if name in tabled_by else ""]
-        written = cotangents[name]
-        if isinstance(memory.retention, Delta | Erase) and isinstance(tabled, Table):
-            written = _erasing(memory.retention, before.dual[name], own, filled, tabled, written, inputs)
-        writes[name] = _Write(tabled, written, inputs)
-    return writes
+        plain = Write(tabled_by[name if name in tabled_by else ""], cotangents[name], recorded[name])
+        retention = memory.retention.of(name)
+        erases = isinstance(retention, Delta | UnitDelta | Erase) and isinstance(plain.table, Table)
+        written[name] = _erasing(memory, name, before, gates.of(name), filled, plain) if erases else plain
+    return written
 
 
 def ahead(memory: Memory, gates: Gates, filled: Tensor | None, names: Iterable[str]) -> Tables | None:
@@ -153,52 +175,64 @@ def tables(memory: Memory, gates: Gates, filled: Tensor | None, names: Iterable[
 
 
 def _table(memory: Memory, gates: Gates, filled: Tensor | None) -> Table | KeyTable:
-    if isinstance(memory.retention, KeyDecay):
-        return key_table(gates, filled)
-    if isinstance(memory.retention, Delta | Erase):
-        # Wₜ = βₜW₀ − Σⱼ Dₜⱼ pⱼxⱼᵀ: the rates are in the pairs.
-        start, kept = ratios(gates.retain, filled)
-        return Table(start, -kept, None, None, None)
-    return table(memory.rule, gates, filled)
+    return key_table(gates, filled) if isinstance(memory.retention, KeyDecay) else table(memory.rule, gates, filled)
 
 
-def _erasing(
-    retention: Retention,
-    dual: Tensor,
-    gates: Gates,
-    filled: Tensor | None,
-    tabled: Table,
-    cotangents: Tensor,
-    inputs: Tensor,
-) -> Tensor:
-    """Solve (I + diag(η) (XXᵀ ⊙ D₋)) P = η (β₋ ⊙ XW₀ᵀ + δ), where ₋ is the table one token earlier (``Erase``: now)."""
+def _erasing(memory: Memory, name: str, before: BlockState, gates: Gates, filled: Tensor | None, plain: Write) -> Write:
+    """Solve (I + diag(ε) (XXᵀ ⊙ D₋)) P = ε ⊙ (what xₜ read before), where ₋ is the table one token earlier (``Erase``: now).
+
+    ε is the rate of erasing, η, or η/‖x‖² along a unit input. Without momentum Γ = −D diag(η), and P takes in the gradients.
+    """
+    retention, inputs, tabled = memory.retention.of(name), plain.inputs, plain.table
+    assert isinstance(tabled, Table)
     lr = gates.lr if filled is None else gates.lr * filled
-    earlier, start = -tabled.writes, tabled.start
-    if isinstance(retention, Delta):
+    rate = lr / (inputs.square().sum(-1) + retention.eps**2) if isinstance(retention, UnitDelta) else lr
+    earlier, start = tabled.kept, tabled.start
+    if not isinstance(retention, Erase):
         # D₋ and β₋ are the rows above; dividing the retention out would lose gates of zero.
-        earlier = torch.cat((torch.zeros_like(earlier[..., :1, :]), earlier[..., :-1, :]), -2)
-        start = torch.cat((torch.ones_like(start[..., :1]), start[..., :-1]), -1)
-    system = lr[..., None] * ((inputs @ inputs.mT) * earlier)
-    target = lr[..., None] * (start[..., None] * through(dual, inputs) + cotangents)
+        earlier, start = _above(tabled.kept), torch.cat((torch.ones_like(start[..., :1]), start[..., :-1]), -1)
+    overlaps = inputs @ inputs.mT
+    target = rate[..., None] * (start[..., None] * through(before.dual[name], inputs))
+    if tabled.trace is not None:
+        # e = β₋XW₀ᵀ + f₋XS₀ᵀ + (XXᵀ ⊙ Γ₋)Δ − (XXᵀ ⊙ D₋)P
+        trace = torch.cat((torch.zeros_like(tabled.trace[..., :1]), tabled.trace[..., :-1]), -1)
+        moved = (
+            trace[..., None] * through(before.trace[name], inputs) + (overlaps * _above(tabled.writes)) @ plain.pairs
+        )
+        target = target + rate[..., None] * moved
+    else:
+        target = target + lr[..., None] * plain.pairs
+    system = rate[..., None] * (overlaps * earlier)
     eye = torch.eye(system.shape[-1], dtype=system.dtype, device=system.device)
-    return torch.linalg.solve_triangular(system.tril(-1) + eye, target, upper=False, unitriangular=True)
+    erased = torch.linalg.solve_triangular(system.tril(-1) + eye, target, upper=False, unitriangular=True)
+    if tabled.trace is not None:
+        return Write(tabled, plain.pairs, inputs, (tabled.kept, erased))
+    return Write(Table(tabled.start, -tabled.kept, None, None, None, tabled.kept), erased, inputs)
 
 
-def _running(before: BlockState, writes: dict[str, _Write]) -> Apply:
+def _above(rows: Tensor) -> Tensor:
+    """Each row of a table one token later, zeros first."""
+    return torch.cat((torch.zeros_like(rows[..., :1, :]), rows[..., :-1, :]), -2)
+
+
+def _running(before: BlockState, written: dict[str, Write]) -> Apply:
     def apply(name: str, z: Tensor) -> Tensor:
-        write = writes[name]
+        write = written[name]
         if isinstance(write.table, KeyTable):
             y = (z * write.table.start.mT) @ before.dual[name].mT
             return y + torch.einsum("bhti,bhitj,bhji->bhtj", z, write.table.writes, write.inputs) @ write.pairs
         y = write.table.start[..., None] * through(before.dual[name], z)
         if write.table.trace is not None:
             y = y + write.table.trace[..., None] * through(before.trace[name], z)
-        return y + ((z @ write.inputs.mT) * write.table.writes) @ write.pairs
+        if name in before.origin:
+            # What is carried is the way from where the memory began.
+            y = y + through(before.origin[name], z)
+        return y + write.seen(z @ write.inputs.mT)
 
     return apply
 
 
-def _folded(dual: Tensor, trace: Tensor | None, write: _Write) -> Tensor:
+def _folded(dual: Tensor, trace: Tensor | None, write: Write) -> Tensor:
     """W_C = β_C W₀ + f_C S₀ + Σⱼ Γ_Cⱼ δⱼxⱼᵀ"""
     table = write.table
     if isinstance(table, KeyTable):
@@ -206,10 +240,10 @@ def _folded(dual: Tensor, trace: Tensor | None, write: _Write) -> Tensor:
         kept = table.writes[..., -1, :].mT * write.inputs
         return table.start[..., -1][..., None, :] * dual + write.pairs.mT @ kept
     carried = None if trace is None or table.trace is None else (table.trace[..., -1], trace)
-    return fold((table.start[..., -1], dual), carried, table.writes[..., -1, :, None] * write.pairs, write.inputs)
+    return fold((table.start[..., -1], dual), carried, write.last(), write.inputs)
 
 
-def _carried(trace: Tensor, write: _Write) -> Tensor:
+def _carried(trace: Tensor, write: Write) -> Tensor:
     """S_C"""
     table = write.table
     # Only rules with momentum have traces, and their tables have these.

@@ -36,6 +36,8 @@ class Table:
     """μ_C (...): of S₀ in S_C"""
     trace_writes: Tensor | None
     """p (..., C): of Gⱼ in S_C"""
+    kept: Tensor
+    """D (..., C, C), lower triangular: how much of Wⱼ is left in Wₜ"""
 
 
 @state
@@ -61,19 +63,19 @@ def table(rule: Rule, gates: Gates, filled: Tensor | None) -> Table:
     start, kept = ratios(gates.retain, filled)
     match rule:
         case Descend():
-            return Table(start, -kept * lr[..., None, :], None, None, None)
+            return Table(start, -kept * lr[..., None, :], None, None, None, kept)
         case Chain((Descend(), Momentum(decay))):
             # Sₜ = ηₜSₜ₋₁ − θₜGₜ,  Wₜ = αₜWₜ₋₁ + Sₜ        Titans eqs 13-14
             begin, carried = _carried(decay, gates, filled)
-            kept = kept if filled is None else kept * filled[..., None, :]
+            live = kept if filled is None else kept * filled[..., None, :]
             written = -carried * lr[..., None, :]
-            return Table(start, kept @ written, _times(kept, begin), begin[..., -1], written[..., -1, :])
+            return Table(start, live @ written, _times(live, begin), begin[..., -1], written[..., -1, :], kept)
         case Chain((Momentum(decay), Descend())):
             # Sₜ = ηₜSₜ₋₁ + Gₜ,  Wₜ = αₜWₜ₋₁ − θₜSₜ        torch.optim.SGD's order
             begin, carried = _carried(decay, gates, filled)
             carried = carried if filled is None else carried * filled[..., None, :]
             written = -kept * lr[..., None, :]
-            return Table(start, written @ carried, _times(written, begin), begin[..., -1], carried[..., -1, :])
+            return Table(start, written @ carried, _times(written, begin), begin[..., -1], carried[..., -1, :], kept)
         case _:
             raise TypeError(f"no table for {rule!r}")
 

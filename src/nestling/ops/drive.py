@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,6 +53,11 @@ def begin(memory: Memory, weights: Weights, batch: int) -> MemoryState:
     return tree.map(lambda leaf: leaf.expand(batch, *leaf.shape), one)
 
 
+def _own(state: MemoryState) -> MemoryState:
+    """What is never written again shares nothing with the initial weights either."""
+    return replace(state, origin=tree.map(torch.clone, state.origin))
+
+
 def drive(
     memories: Sequence[Memory],
     states: Sequence[MemoryState] | None,
@@ -70,7 +75,7 @@ def drive(
     """
     rows, heads, length = tree.leaves(inputs)[0].shape[:3]
     size = _block(memories, chunk.block if length > 1 or marks.starts is not None else 1)
-    starting = None if fresh is None else tuple(begin(m, w, rows) for m, w in zip(memories, fresh, strict=True))
+    starting = None if fresh is None else tuple(_own(begin(m, w, rows)) for m, w in zip(memories, fresh, strict=True))
     if states is None and marks == Marks() and starting is not None:
         return _aligned(memories, starting, inputs, size, chunk, (work, prepare))
     ready = tuple(states) if states is not None else starting
@@ -126,7 +131,7 @@ def _aligned(
         now, filled = given
         before = tuple(_aligned_commit(m, held, index * size) for m, held in zip(memories, carry, strict=True))
         y, after = work(before, now, filled)
-        return y, tuple(BlockState(dual, b.anchor, trace) for (dual, trace), b in zip(after, before, strict=True))
+        return y, tuple(replace(b, dual=dual, trace=trace) for (dual, trace), b in zip(after, before, strict=True))
 
     placed, slots = tree.map(lambda x: x.unflatten(2, (blocks, size)), (inputs, filled))
     given = (prepare(placed, slots), slots)
@@ -134,7 +139,7 @@ def _aligned(
     phases = (torch.full_like(state.phase, _within(m, length)) for m, state in zip(memories, ready, strict=True))
     # Before its first commit an anchor is the initial weights themselves; a state shares nothing with them.
     carry = tuple(
-        BlockState(held.dual, tree.map(torch.clone, held.anchor), held.trace) if length <= memory.period else held
+        replace(held, anchor=tree.map(torch.clone, held.anchor)) if length <= memory.period else held
         for memory, held in zip(memories, carry, strict=True)
     )
     return y.flatten(2, 3)[:, :, :length], _closed(memories, tuple(zip(carry, phases, strict=True)))
@@ -152,13 +157,13 @@ def _block(memories: Sequence[Memory], limit: int) -> int:
 def _commit(memory: Memory, held: BlockState, phase: Tensor, written: Tensor) -> tuple[BlockState, Tensor]:
     """Move the anchor in the rows whose period is full and that write something."""
     due = (phase >= memory.period) & (written > 0)
-    anchor = tree.where(due, memory.primal(held.dual), held.anchor)
-    return BlockState(held.dual, anchor, held.trace), torch.where(due, 0, phase)
+    anchor = tree.where(due, memory.primal(held.dual, held.origin), held.anchor)
+    return replace(held, anchor=anchor), torch.where(due, 0, phase)
 
 
 def _aligned_commit(memory: Memory, held: BlockState, written: int) -> BlockState:
     due = written > 0 and memory.period != math.inf and written % memory.period == 0
-    return BlockState(held.dual, memory.primal(held.dual), held.trace) if due else held
+    return replace(held, anchor=memory.primal(held.dual, held.origin)) if due else held
 
 
 def _within(memory: Memory, length: int) -> int:
@@ -167,20 +172,20 @@ def _within(memory: Memory, length: int) -> int:
 
 def _carry(after: Any, before: Any, written: Tensor) -> Any:
     return tuple(
-        (BlockState(dual, held.anchor, trace), phase + written)
+        (replace(held, dual=dual, trace=trace), phase + written)
         for (dual, trace), (held, phase) in zip(after, before, strict=True)
     )
 
 
 def _opened(memories: Sequence[Memory], states: Sequence[MemoryState]) -> tuple[tuple[BlockState, Tensor], ...]:
     return tuple(
-        (BlockState(state.dual, state.anchor, traces(memory, state.rule)), state.phase)
+        (BlockState(state.dual, state.anchor, traces(memory, state.rule), state.origin), state.phase)
         for memory, state in zip(memories, states, strict=True)
     )
 
 
 def _closed(memories: Sequence[Memory], carry: Any) -> tuple[MemoryState, ...]:
     return tuple(
-        MemoryState(held.dual, held.anchor, rule_state(memory, held.dual, held.trace), phase)
+        MemoryState(held.dual, held.anchor, rule_state(memory, held.dual, held.trace), phase, held.origin)
         for memory, (held, phase) in zip(memories, carry, strict=True)
     )

@@ -18,8 +18,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nestling.core import L2, MLP, DotProduct, GatedMLP, Huber, Lp, Matrix, Memory, Normed, Residual, Weights
-from nestling.core.architecture import GELU, Activation, Architecture, SiLU
+from nestling.core import (
+    L2,
+    MLP,
+    Apply,
+    Beside,
+    DotProduct,
+    GatedMLP,
+    Huber,
+    Lp,
+    Matrix,
+    Memory,
+    Normed,
+    Residual,
+    Weights,
+)
+from nestling.core.architecture import GELU, Activation, Architecture, SiLU, within
 from nestling.core.memory import surprise
 from nestling.core.objective import Objective
 from nestling.ops.fold import through
@@ -36,32 +50,70 @@ def pairs(memory: Memory, weights: Weights, key: Tensor, value: Tensor, threshol
     if not (_passes(memory.architecture) and isinstance(memory.objective, L2 | DotProduct | Lp | Huber)):
         seen = surprise(memory.architecture, memory.objective, weights, key, value, threshold)
         return seen.cotangents, seen.inputs
-    prediction, up = _down(memory.architecture, weights, key)
+    prediction, up = _down(memory.architecture, reading(weights), weights, key)
     return up(_slope(memory.objective, prediction, value, threshold))
+
+
+def reading(weights: Weights) -> Apply:
+    """W x, for tokens (..., C, in) that share ``weights``: ``core.linear`` with the derivative of ``fold.through``."""
+    return lambda name, x: through(weights[name], x)
 
 
 def _passes(architecture: Architecture) -> bool:
     match architecture:
         case Residual(inner) | Normed(inner):
             return _passes(inner)
+        case Beside(parts):
+            return all(_passes(inner) for _, inner, _ in parts)
         case _:
             return isinstance(architecture, Matrix | MLP | GatedMLP)
 
 
-def _down(architecture: Architecture, weights: Weights, key: Tensor) -> Down:
+def _down(architecture: Architecture, apply: Apply, weights: Weights, key: Tensor) -> Down:
     match architecture:
         case Residual(inner):
             # y = k + inner(k): the key does not depend on the weights.
-            prediction, up = _down(inner, weights, key)
+            prediction, up = _down(inner, apply, weights, key)
             return key + prediction, up
         case Normed(inner, eps):
-            return _normed(*_down(inner, weights, key), eps)
+            return _normed(*_down(inner, apply, weights, key), eps)
         case MLP():
-            return _mlp(architecture, weights, key)
+            return _mlp(architecture, apply, weights, key)
         case GatedMLP():
-            return _gated(architecture, weights, key)
+            return _gated(architecture, apply, weights, key)
+        case Beside():
+            return _beside(architecture, apply, weights, key)
         case _:
-            return through(weights["w1"], key), lambda back: ({"w1": back}, {"w1": key})
+            return apply("w1", key), lambda back: ({"w1": back}, {"w1": key})
+
+
+def _beside(architecture: Beside, apply: Apply, weights: Weights, key: Tensor) -> Down:
+    parts = architecture.parts
+    firsts = apply("w1", key).split(architecture.firsts(key.shape[-1]), -1)
+    down = [
+        _down(inner, within(apply, part, first), _named(weights, part), key)
+        for (part, inner, _), first in zip(parts, firsts, strict=True)
+    ]
+
+    def up(back: Tensor) -> Pairs:
+        each = {
+            part: up(own)
+            for (part, _, _), (_, up), own in zip(
+                parts, down, back.split([width for *_, width in parts], -1), strict=True
+            )
+        }
+        inputs = {f"{part}.{name}": x for part, (_, own) in each.items() for name, x in own.items() if name != "w1"}
+        # The cotangents of w1 stand beside one another, as its rows do; its input is the key of all.
+        cotangents = {f"{part}.{name}": x for part, (own, _) in each.items() for name, x in own.items() if name != "w1"}
+        wide = torch.cat([own["w1"] for own, _ in each.values()], -1)
+        return {"w1": wide, **cotangents}, {"w1": key, **inputs}
+
+    return torch.cat([prediction for prediction, _ in down], -1), up
+
+
+def _named(weights: Weights, part: str) -> Weights:
+    """The weights of a part that stand behind the first."""
+    return {name.removeprefix(f"{part}."): weight for name, weight in weights.items() if name.startswith(f"{part}.")}
 
 
 def _normed(x: Tensor, inner: Callable[[Tensor], Pairs], eps: float) -> Down:
@@ -76,13 +128,13 @@ def _normed(x: Tensor, inner: Callable[[Tensor], Pairs], eps: float) -> Down:
     return y, up
 
 
-def _mlp(architecture: MLP, weights: Weights, key: Tensor) -> Down:
+def _mlp(architecture: MLP, apply: Apply, weights: Weights, key: Tensor) -> Down:
     names = [f"w{i + 1}" for i in range(architecture.depth)]
     inputs, outputs = {}, {}
     x = key
     for name in names:
         inputs[name] = x
-        outputs[name] = through(weights[name], x)
+        outputs[name] = apply(name, x)
         x = architecture.activation(outputs[name]) if name != names[-1] else outputs[name]
 
     def up(back: Tensor) -> Pairs:
@@ -95,8 +147,8 @@ def _mlp(architecture: MLP, weights: Weights, key: Tensor) -> Down:
     return x, up
 
 
-def _gated(architecture: GatedMLP, weights: Weights, key: Tensor) -> Down:
-    bent, gate = through(weights["w1"], key), through(weights["w3"], key)
+def _gated(architecture: GatedMLP, apply: Apply, weights: Weights, key: Tensor) -> Down:
+    bent, gate = apply("w1", key), apply("w3", key)
     active = architecture.activation(bent)
     hidden = active * gate
 
@@ -105,7 +157,7 @@ def _gated(architecture: GatedMLP, weights: Weights, key: Tensor) -> Down:
         cotangents = {"w1": _bent(architecture.activation, below * gate, bent), "w2": back, "w3": below * active}
         return cotangents, {"w1": key, "w2": hidden, "w3": key}
 
-    return through(weights["w2"], hidden), up
+    return apply("w2", hidden), up
 
 
 def _bent(activation: Activation, back: Tensor, x: Tensor) -> Tensor:

@@ -1,0 +1,184 @@
+"""What a self-modifying memory is made of: which of its parts are memories, and how they are written. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nestling.core import (
+    L2,
+    Architecture,
+    Beside,
+    Chain,
+    Decay,
+    Delta,
+    Descend,
+    Matrix,
+    Memory,
+    Momentum,
+    Objective,
+    Residual,
+    Retention,
+    Returning,
+    Rule,
+)
+from nestling.errors import NestlingError
+from nestling.nn.norm import unit
+
+Component = Literal["q", "k", "v", "η", "α", "β"]
+VECTORS, GATES = ("q", "k", "v"), ("η", "α", "β")
+
+
+@dataclass(frozen=True)
+class Exactly:
+    """‖v‖ = ``length``: what the memories make their targets from neither grows nor shrinks as they are written."""
+
+    length: float = 1.0
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """C v / ‖v‖"""
+        return self.length * unit(v)
+
+
+@dataclass(frozen=True)
+class UpTo:
+    """‖v‖ < ``length``, and small values stay as they are: v / √(1 + ‖v‖²/c²).
+
+    >>> UpTo(2.0)(torch.tensor([[3e-3, 0.0], [3e3, 0.0]])).round(decimals=3)
+    tensor([[0.0030, 0.0000],
+            [2.0000, 0.0000]])
+    """
+
+    length: float = 1.0
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """V / √(1 + ‖v‖²/c²)"""
+        return v * torch.rsqrt(1 + v.square().sum(-1, keepdim=True) / self.length**2)
+
+
+@dataclass(frozen=True)
+class SelfRange:
+    """What the generated gates can be: η = lr σ(· + b), b spread evenly over the heads; α = σ(· + retain).
+
+    A period of C tokens takes its gradients at one anchor, and delta gradient descent with L2 erases twice; along a key that
+    repeats, the memory is stable while η C ≲ 0.7 (docs/hope.md derives it). Heads that start at small rates are there, heads at
+    large ones forget fast. With ``lr`` = 2, η reaches α + 1: then writing can turn what a key reads around, which tracking a
+    state needs.
+    """
+
+    lr: float = 1.0
+    slow: float = -6.0
+    """b of the first head"""
+    fast: float = -2.0
+    """b of the last head"""
+    retain: float = 6.0
+    projections: float = 0.1
+    """Scale of η and of 1 - α for the memories that make k, v, η and α (1 is the paper; below it trains stably)."""
+    momentum: float = 0.0
+    """β = σ(· + momentum), where the rule has a momentum without a number of its own"""
+
+
+@dataclass(frozen=True)
+class SelfForm:
+    """The parts of self-modifying Titans: k, v, q and the gates η, α, β, each made by a memory or by a projection that stands still.
+
+    ``adaptive`` are memories, ``static`` are linear maps; q and k and v and η must be among them, α that is in neither is 1
+    (nothing is forgotten), β is there where the rule has ``Momentum()``. ``memory`` is the architecture of the one that is read,
+    ``projections`` that of k, v and q, ``gates`` that of η, α and β, whose values are one number (so no ``Residual``).
+    ``period`` is the clock of those that make k, v, q and gates; None: the one of the main memory. ``read_at="commit"`` reads
+    y at the last commit (NL eq. 90 as printed), "current" the running memory.
+
+    >>> SelfForm().without("k").static
+    ('q', 'k')
+    """
+
+    adaptive: tuple[Component, ...] = ("k", "v", "η", "α")
+    static: tuple[Component, ...] = ("q",)
+    memory: Architecture = Residual(Matrix())
+    projections: Architecture = Residual(Matrix())
+    gates: Architecture = Matrix()
+    objective: Objective = L2()
+    retention: Retention = Returning(Delta())
+    rule: Rule = Descend()
+    period: float | None = None
+    read_at: Literal["current", "commit"] = "current"
+    value: Exactly | UpTo = Exactly()
+
+    def __post_init__(self) -> None:
+        given = (*self.adaptive, *self.static)
+        needed = {"q", "k", "v", "η"} | ({"β"} if _gated(self.rule) else set())
+        unknown, twice = set(given) - {*VECTORS, *GATES}, len(given) - len(set(given))
+        if unknown or twice or needed - set(given):
+            raise NestlingError(
+                f"each of {', '.join(sorted(needed))} is adaptive or static (α may be neither), "
+                f"got adaptive={self.adaptive!r}, static={self.static!r}."
+            )
+        if ("β" in given) != _gated(self.rule):
+            raise NestlingError(f"β is the momentum of a rule with Momentum(), got {given!r} with {self.rule!r}.")
+        if not self.adaptive:
+            raise NestlingError("nothing here modifies itself: name what is adaptive, or take a MemoryLayer.")
+
+    def made(self, width: int) -> Beside:
+        """The memories that make keys, values, queries and gates, side by side, for heads of this width."""
+        return Beside(
+            tuple(
+                (name, self.projections, width) if name in VECTORS else (name, self.gates, 1) for name in self.adaptive
+            )
+        )
+
+    def memories(self, width: int, period: float) -> tuple[Memory, Memory]:
+        """The memory that is read, and the memories that make its keys, values and gates."""
+        slower = period if self.period is None else self.period
+        main = Memory(self.memory, self.objective, self.retention, self.rule, period, self.read_at)
+        return main, Memory(self.made(width), self.objective, self.retention, self.rule, slower, "commit")
+
+    def without(self, what: Ablation) -> SelfForm:
+        """This form with one of its ideas taken away: the rows of NL table 6 (without CMS is a choice of the recipe)."""
+        return _ABLATIONS[what](self)
+
+
+Ablation = Literal["DGD", "momentum", "weight decay", "k", "v", "q"]
+
+
+def _gated(rule: Rule) -> bool:
+    """Does the rule ask the token for its momentum?"""
+    return isinstance(rule, Chain) and Momentum() in rule.rules
+
+
+def _plain(retention: Retention) -> Retention:
+    return Returning(Decay()) if isinstance(retention, Returning) else Decay()
+
+
+def _without_momentum(form: SelfForm) -> SelfForm:
+    return replace(
+        form,
+        rule=Descend(),
+        adaptive=tuple(name for name in form.adaptive if name != "β"),
+        static=tuple(name for name in form.static if name != "β"),
+    )
+
+
+def _standing(name: Component) -> Callable[[SelfForm], SelfForm]:
+    def standing(form: SelfForm) -> SelfForm:
+        kept = tuple(each for each in form.adaptive if each != name)
+        return replace(form, adaptive=kept, static=(*(each for each in form.static if each != name), name))
+
+    return standing
+
+
+_ABLATIONS: dict[Ablation, Callable[[SelfForm], SelfForm]] = {
+    "DGD": lambda form: replace(form, retention=_plain(form.retention)),
+    "momentum": _without_momentum,
+    "weight decay": lambda form: replace(
+        form,
+        adaptive=tuple(name for name in form.adaptive if name != "α"),
+        static=tuple(name for name in form.static if name != "α"),
+    ),
+    "k": _standing("k"),
+    "v": _standing("v"),
+    "q": _standing("q"),
+}
