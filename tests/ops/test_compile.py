@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import shutil
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 import nestling.tree as tree
 from nestling.core import L2, MLP, Chain, Decay, Descend, Gates, Memory, Momentum, Normed, Residual
-from nestling.nn import SelfModifying
+from nestling.nn import MemoryLayer, SelfModifying
 from nestling.ops import Chunk, scan
 
 COMPILER = pytest.mark.skipif(shutil.which("gcc") is None, reason="torch.compile needs a C++ compiler")
@@ -87,3 +89,22 @@ def test_a_self_modifying_layer(backend):
     eager, eager_grads = answers(lambda: layer(x), wanted)
     assert_same(compiled, eager)
     assert_same(compiled_grads, eager_grads)
+
+
+def test_a_longer_text_is_no_other_program(monkeypatch):
+    """Lengths share their programs, and no memory takes another's room."""
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    forget()
+    for period in (2, 4, 8):
+        layer = MemoryLayer(8, 1, replace(LMM, period=period), path=Chunk(compiled=True))
+        for length in (16, 24, 80):
+            layer(torch.randn(1, length, 8))[0].sum().backward()
+            with torch.no_grad():
+                layer(torch.randn(1, length, 8))
+            if length == 16:
+                programs = counter.frame_count
+        assert counter.frame_count == programs
+    forget()
+    # more than torch's own limit of eight for one function
+    assert programs > 8

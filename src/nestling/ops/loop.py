@@ -39,9 +39,10 @@ def loop(step: Step, carry: Any, inputs: Any, shared: Any, count: int, stride: i
 
 
 def _run(step: Step, carry: Any, inputs: Any, shared: Any, indices: range) -> tuple[Tensor, Any]:
-    # Unbound once: the gradient of an indexed block would be a whole sequence of zeros, for every block.
+    # Unbound once: the gradient of an indexed block would be a whole sequence of zeros, for every block. Copied before, so that
+    # blocks lie in memory the same way whatever the number of blocks: a compiler takes another layout for another program.
     leaves, rebuild = tree.flatten(inputs)
-    columns = [leaf.unbind(2) for leaf in leaves]
+    columns = [leaf.movedim(2, 0).clone(memory_format=torch.contiguous_format).unbind(0) for leaf in leaves]
     outputs = []
     for place, index in enumerate(indices):
         output, carry = step(index, carry, rebuild([column[place] for column in columns]), shared)

@@ -12,6 +12,7 @@ from torch import Tensor
 from nestling.core import Gates, Memory, MemoryState, Weights
 from nestling.errors import NestlingError
 from nestling.ops.chunk import BlockState, Tokens, ahead, block, supported
+from nestling.ops.compiled import compiled
 from nestling.ops.door import check_memory, check_tokens, spread
 from nestling.ops.drive import Chunk, begin, drive
 from nestling.ops.layout import Marks
@@ -122,4 +123,4 @@ def _eager(memory: Memory) -> Any:
 
 @lru_cache(maxsize=64)
 def _compiled(memory: Memory) -> Any:
-    return torch.compile(_eager(memory), fullgraph=True, dynamic=False)
+    return compiled(_eager(memory))

@@ -1,0 +1,20 @@
+"""Blocks through ``torch.compile``: one graph for each layout of a block, and room for as many layouts as a model meets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+LAYOUTS = 64
+"""Programs for one memory: with and without gradients, first and later blocks, each size of a batch, padded blocks."""
+
+
+def compiled(work: Callable[..., Any]) -> Callable[..., Any]:
+    """``work`` as one compiled graph, counted apart from other memories whose ``work`` is the same function.
+
+    >>> compiled(lambda x: x + 1)  # doctest: +ELLIPSIS
+    <function ...>
+    """
+    return torch.compile(work, fullgraph=True, dynamic=False, isolate_recompiles=True, recompile_limit=LAYOUTS)
