@@ -9,16 +9,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_DOCS := $(VENV)/.ready-docs
+READY_BENCH := $(VENV)/.ready-bench
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 # One thread for each worker: two workers then fill two cores and never wait for each other.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint bench docs clean
+.PHONY: help demo test slow lint bench bench-optim docs clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(READY) ## train a small Titans and a transformer, stream an unseen package, write report/index.html
 	$(BIN)/nestling demo $(ARGS)
@@ -38,6 +39,9 @@ lint: $(READY) ## style, format, types and import floors
 bench: $(READY) ## tokens per second and peak memory of every path
 	$(BIN)/python -m benchmarks.scan $(ARGS)
 
+bench-optim: $(READY_BENCH) ## the optimizers: a toy, forgetting, a tuned comparison, going on; what is in the results is kept
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.optim $(ARGS)
+
 docs: $(READY_DOCS) ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
@@ -54,6 +58,10 @@ $(READY): pyproject.toml constraints.txt
 	    echo "'$(PYTHON) -m venv' failed: install the venv module of this Python (on Debian and Ubuntu: apt install python3-venv) and try again." >&2; exit 2; }
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) --quiet -e '.[dev]'
+	@touch $@
+
+$(READY_BENCH): $(READY)
+	$(PIP) --quiet -e '.[bench]'
 	@touch $@
 
 $(READY_DOCS): $(READY)

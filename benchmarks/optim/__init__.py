@@ -1,0 +1,1 @@
+"""The optimizers measured: a toy, forgetting of orthogonal tasks, a tuned comparison, and going on with another task."""
