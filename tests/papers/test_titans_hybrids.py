@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import nestling as nl
 from nestling.core import linear
@@ -181,3 +182,27 @@ def test_as_context_a_memory_that_never_writes_leaves_segment_attention():
 def test_a_segment_that_cannot_be_is_refused():
     with pytest.raises(nl.NestlingError, match="multiple of pool"):
         Segment(7, pool=2)
+
+
+@pytest.mark.parametrize("length", [64, 128])
+def test_as_context_a_token_costs_one_row_of_attention(length, monkeypatch):
+    """After any number of tokens: one query against [p ‖ h ‖ x], and projections, reads and writes of that token alone."""
+    torch.manual_seed(0)
+    layer = MemoryAsContext(MemoryLayer(DIM, HEADS, LONG_TERM_MEMORY), Segment(length, persistent=2, pool=2)).double()
+    seen, plain = [], torch.nn.functional.scaled_dot_product_attention
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, **given: Tensor) -> Tensor:
+        seen.append((q.shape[2], k.shape[2]))
+        return plain(q, k, v, **given)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    counts = []
+    with torch.no_grad():
+        for tokens in (40, length + 3):
+            _, state = layer(vectors(tokens))
+            seen.clear()
+            with FlopCounterMode(display=False) as counter:
+                layer(vectors(1), state)
+            assert seen == [(1, 2 + length // 2 + length)]
+            counts.append(counter.get_total_flops())
+    assert set(counts) == {19_520}, "products of matrices, attention not counted: the same for all lengths"

@@ -43,12 +43,20 @@ class Segment:
 
 @state
 class ContextState:
-    """The inputs of the segment that is not yet full, how many they are, the memory at its start, and the memory now."""
+    """What the next token of the segment still attends to, the memory at the segment's start, and the memory now."""
 
-    inputs: Tensor
-    """(B, C, dim); zeros where nothing is yet"""
+    key: Tensor
+    """(B, H, C, d): of the segment's tokens, rotated to their places; zeros where nothing is yet"""
+    value: Tensor
+    """(B, H, C, d)"""
+    memory_key: Tensor
+    """(B, H, C / pool, d): of the memory tokens whose reads are all made"""
+    memory_value: Tensor
+    """(B, H, C / pool, d)"""
+    reads: Tensor
+    """(B, dim): the sum of the reads of the memory token that is not there yet"""
     filled: Tensor
-    """(B,) int64, below C"""
+    """(B,) int64: tokens of the segment, below C"""
     before: Weights
     """(B, H, out, in)"""
     memory: MemoryLayerState
@@ -68,8 +76,8 @@ class MemoryAsContext(Mixer):
     >>> from nestling.core import MLP
     >>> layer = MemoryAsContext(MemoryLayer(32, 2, Memory(MLP(), period=4)), Segment(8, persistent=2))
     >>> y, state = layer(torch.randn(1, 19, 32))
-    >>> y.shape, state.inputs.shape, state.filled
-    (torch.Size([1, 19, 32]), torch.Size([1, 8, 32]), tensor([3]))
+    >>> y.shape, state.key.shape, state.filled
+    (torch.Size([1, 19, 32]), torch.Size([1, 2, 8, 16]), tensor([3]))
     """
 
     def __init__(self, memory: MemoryLayer, segment: Segment) -> None:
@@ -86,10 +94,25 @@ class MemoryAsContext(Mixer):
 
     def initial_state(self, batch: int) -> ContextState:
         """An empty segment, initial memories."""
-        empty = self.out.weight.new_zeros(batch, self.segment.length, self.out.in_features)
-        filled = torch.zeros(batch, dtype=torch.int64, device=empty.device)
+        form, heads, dim = self.segment, self.memory.heads, self.out.in_features
+        width = dim // heads
+
+        def empty(*shape: int) -> Tensor:
+            return self.out.weight.new_zeros(batch, *shape)
+
+        filled = torch.zeros(batch, dtype=torch.int64, device=self.out.weight.device)
         memory = self.memory.initial_state(batch)
-        return ContextState(empty, filled, tree.map(torch.clone, memory.memory.anchor), memory)
+        tokens, recalled = (heads, form.length, width), (heads, form.length // form.pool, width)
+        return ContextState(
+            empty(*tokens),
+            empty(*tokens),
+            empty(*recalled),
+            empty(*recalled),
+            empty(dim),
+            filled,
+            tree.map(torch.clone, memory.memory.anchor),
+            memory,
+        )
 
     def forward(
         self, x: Tensor, state: ContextState | None = None, marks: Marks = UNMARKED
@@ -99,6 +122,10 @@ class MemoryAsContext(Mixer):
         size = self.segment.length
         fresh = self.initial_state(rows)
         carry = fresh if state is None else state
+        if length == 1:
+            return self._token(
+                x, carry if marks.starts is None else tree.where(marks.starts[:, 0], fresh, carry), marks
+            )
         layout = arrange(carry.filled, marks, length, size)
         inputs = layout.place(x[:, None])[:, 0].unflatten(1, (-1, size))
         new = layout.filled.unflatten(1, (-1, size))
@@ -115,20 +142,89 @@ class MemoryAsContext(Mixer):
 
     def _one(self, x: Tensor, new: Tensor, before: ContextState) -> tuple[Tensor, ContextState]:
         """One segment, whose slots are ``new`` (B, C), filled by earlier calls, or still empty."""
-        size, count = self.segment.length, new.sum(1)
-        inputs = torch.where(new[..., None], x, before.inputs.to(x.dtype))
-        y = self._attend(inputs, self._recall(before.before, inputs))
+        size, pool, count = self.segment.length, self.segment.pool, new.sum(1)
+        slots, first = torch.arange(size, device=x.device), self._places()
+        q, k, v = (self._heads(part) for part in self.qkv(x).chunk(3, -1))
+        own = new[:, None, :, None]
+        tokens = (torch.where(own, rotate(k, first), before.key), torch.where(own, v, before.value))
+        h = self._recall(before.before, x) * new[..., None]
+        sums = h.unflatten(1, (-1, pool)).sum(2)
+        number = torch.arange(1, sums.shape[1] + 1, device=x.device)
+        open_now = (number - 1 == (before.filled // pool)[:, None])[..., None]
+        sums = sums + open_now * before.reads[:, None].to(sums.dtype)
+        made = (number * pool <= before.filled[:, None])[:, None, :, None]
+        k, v = self._keys_and_values(sums / pool)
+        recalled = (
+            torch.where(made, before.memory_key, rotate(k, self.segment.persistent)),
+            torch.where(made, before.memory_value, v),
+        )
+        y = self._attend(rotate(q, first), slots[None], tokens, recalled)
         # The new tokens to the left end and back: the memory layer has padding at the right.
-        slots = torch.arange(size, device=x.device)
         forth = (before.filled[:, None] + slots).clamp_max(size - 1)[..., None].expand_as(y)
         back = (slots - before.filled[:, None]).clamp_min(0)[..., None].expand_as(y)
         m, memory = self.memory(y.gather(1, forth), before.memory, Marks(slots < count[:, None]))
-        o = self.out(self.attention_norm(y) * torch.sigmoid(self.memory_norm(m.gather(1, back))))
-        filled = before.filled + count
-        full = filled == size
-        kept = torch.where(full[:, None, None], torch.zeros_like(inputs), inputs).to(before.inputs.dtype)
+        done = before.filled + count
+        kept = (number * pool <= done[:, None])[:, None, :, None]
+        pending = (number - 1 == (done // pool)[:, None])[..., None]
+        state = self._after(
+            before, done, tokens, tuple(each * kept for each in recalled), (sums * pending).sum(1), memory
+        )
+        return self._gated(y, m.gather(1, back)), state
+
+    def _token(self, x: Tensor, before: ContextState, marks: Marks) -> tuple[Tensor, ContextState]:
+        """One token of each row, against what the state has kept: O(C), where the segment as a whole is O(C²)."""
+        pool, slot = self.segment.pool, before.filled
+        q, k, v = (self._heads(part) for part in self.qkv(x).chunk(3, -1))
+        place = self._places() + slot[:, None]
+        own = (torch.arange(self.segment.length, device=x.device) == slot[:, None])[:, None, :, None]
+        tokens = (torch.where(own, rotate(k, place), before.key), torch.where(own, v, before.value))
+        sums = before.reads + self._recall(before.before, x)[:, 0]
+        made = (slot + 1) % pool == 0
+        k, v = self._keys_and_values(sums[:, None] / pool)
+        here = torch.arange(before.memory_key.shape[2], device=x.device) == (slot // pool)[:, None]
+        here = (here & made[:, None])[:, None, :, None]
+        turned = rotate(k, self.segment.persistent + (slot // pool)[:, None])
+        recalled = (torch.where(here, turned, before.memory_key), torch.where(here, v, before.memory_value))
+        y = self._attend(rotate(q, place), slot[:, None], tokens, recalled)
+        m, memory = self.memory(y, before.memory, Marks(marks.valid))
+        o = self._gated(y, m)
+        state = self._after(before, slot + 1, tokens, recalled, sums * ~made[:, None], memory)
+        if marks.valid is None:
+            return o, state
+        return o * marks.valid[..., None], tree.where(marks.valid[:, 0], state, before)
+
+    def _after(
+        self,
+        before: ContextState,
+        filled: Tensor,
+        tokens: tuple[Tensor, ...],
+        recalled: tuple[Tensor, ...],
+        reads: Tensor,
+        memory: MemoryLayerState,
+    ) -> ContextState:
+        """The state after a segment has ``filled`` (B,) tokens; where it is full the next one begins."""
+        full = filled == self.segment.length
+        kept = (*tokens, *recalled, reads)
+        names = ("key", "value", "memory_key", "memory_value", "reads")
+        dtype = self.out.weight.dtype
+        held = {name: leaf.to(dtype) for name, leaf in zip(names, kept, strict=True)}
+        held = tree.where(full, tree.map(torch.zeros_like, held), held)
         read = tree.where(full, self._readable(memory.memory), before.before)
-        return o, ContextState(kept, torch.where(full, 0, filled), read, memory)
+        return ContextState(**held, filled=torch.where(full, 0, filled), before=read, memory=memory)
+
+    def _gated(self, y: Tensor, m: Tensor) -> Tensor:
+        return self.out(self.attention_norm(y) * torch.sigmoid(self.memory_norm(m)))
+
+    def _places(self) -> int:
+        """The position of the segment's first token: after persistent and memory tokens."""
+        return self.segment.persistent + self.segment.length // self.segment.pool
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.memory.heads, -1)).transpose(-3, -2)
+
+    def _keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        k, v = F.linear(x, self.qkv.weight[self.out.in_features :]).chunk(2, -1)
+        return self._heads(k), self._heads(v)
 
     def _readable(self, memory: MemoryState) -> Weights:
         value: Memory = self.memory.memory
@@ -144,19 +240,20 @@ class MemoryAsContext(Mixer):
             h = self.memory.memory.architecture(linear(weights), wide).to(x.dtype)
         return self.memory.norm(h).transpose(1, 2).flatten(-2)
 
-    def _attend(self, x: Tensor, h: Tensor) -> Tensor:
-        """Softmax attention over [p ‖ h ‖ x] (B, C, dim), positions counted through all of it."""
-        form, heads = self.segment, self.memory.heads
-        h = h.unflatten(1, (-1, form.pool)).mean(2)
-        persistent = self.persistent.to(x.dtype).expand(x.shape[0], -1, -1)
-        seen = torch.cat((persistent, h.to(x.dtype), x), 1)
-        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in self.qkv(seen).chunk(3, -1))
-        first = form.persistent + h.shape[1]
-        row = torch.arange(form.length, device=x.device)[:, None]
+    def _attend(
+        self, q: Tensor, slot: Tensor, tokens: tuple[Tensor, Tensor], recalled: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Softmax attention of the tokens at ``slot`` (B, n) or (1, n) over [p ‖ h ‖ x] (B, n, dim), rotated to their places."""
+        form, rows = self.segment, q.shape[0]
+        k, v = (part.expand(rows, -1, -1, -1) for part in self._keys_and_values(self.persistent.to(q.dtype)))
+        keys = torch.cat((rotate(k, 0), recalled[0].to(q.dtype), tokens[0].to(q.dtype)), 2)
+        values = torch.cat((v, recalled[1].to(q.dtype), tokens[1].to(q.dtype)), 2)
+        row = slot[..., None]
         # A memory token is there once the last of its reads is made.
-        ready = torch.arange(1, h.shape[1] + 1, device=x.device) * form.pool - 1
-        mask = torch.cat((row.new_ones(form.length, form.persistent).bool(), ready <= row, row.mT <= row), 1)
-        y = F.scaled_dot_product_attention(rotate(q[:, :, first:], first), rotate(k, 0), v, attn_mask=mask)
+        ready = torch.arange(1, recalled[0].shape[2] + 1, device=q.device) * form.pool - 1
+        own = torch.arange(form.length, device=q.device)
+        mask = torch.cat((row.new_ones(*slot.shape, form.persistent).bool(), ready <= row, own <= row), -1)
+        y = F.scaled_dot_product_attention(q, keys.to(q.dtype), values.to(q.dtype), attn_mask=mask[:, None])
         return y.transpose(1, 2).flatten(-2)
 
     def levels(self) -> list[LevelRow]:
@@ -172,13 +269,14 @@ class MemoryAsContext(Mixer):
             context="the memory at the start of the segment",
             state_bytes=tree.nbytes(started.before),
         )
+        tokens = (started.key, started.value, started.memory_key, started.memory_value, started.reads)
         window = replace(
             stored,
             name="segment",
             period=1,
-            context="tokens of the segment",
+            context="keys and values of the segment",
             objective="Nadaraya-Watson (softmax)",
-            parameters=started.inputs.numel(),
-            state_bytes=tree.nbytes(started.inputs),
+            parameters=sum(leaf.numel() for leaf in tokens),
+            state_bytes=tree.nbytes(tokens),
         )
         return [memory, copy, window]
