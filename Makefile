@@ -42,7 +42,8 @@ bench: $(READY) ## tokens per second and peak memory of every path
 bench-optim: $(READY_BENCH) ## the optimizers: a toy, forgetting, a tuned comparison, going on; what is in the results is kept
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.optim $(ARGS)
 
-docs: $(READY_DOCS) ## build the documentation into site/
+docs: $(READY_DOCS) ## write the tables of equations, and build the documentation into site/
+	$(BIN)/python -m tests.papers.equations
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 clean: ## remove what was built; runs/ and report/ stay
@@ -57,7 +58,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV) || { \
 	    echo "'$(PYTHON) -m venv' failed: install the venv module of this Python (on Debian and Ubuntu: apt install python3-venv) and try again." >&2; exit 2; }
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
-	$(PIP) --quiet -e '.[dev]'
+	$(PIP) --quiet -e '.[dev,examples]'
 	@touch $@
 
 $(READY_BENCH): $(READY)

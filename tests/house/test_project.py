@@ -19,7 +19,10 @@ def normal(requirement: str) -> str:
 
 def test_what_is_needed_is_pinned() -> None:
     extras = PROJECT["optional-dependencies"]
-    asked = {normal(requirement) for requirement in [*PROJECT["dependencies"], *extras["dev"], *extras["docs"]]}
+    asked = {
+        normal(requirement)
+        for requirement in [*PROJECT["dependencies"], *extras["dev"], *extras["docs"], *extras["examples"]]
+    }
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     pinned = {normal(line) for line in lines if line and not line.startswith("#") and "==" in line}
     assert not asked - pinned
