@@ -31,6 +31,8 @@ _CORE = (
     *("Descend", "DotProduct", "ElasticNet", "Erase", "Every", "GatedDelta", "GatedMLP", "Gates", "Hold", "Huber"),
     *("KeyDecay", "Level", "Lp", "Lq", "Matrix", "Memory", "MemoryState", "Momentum", "NewtonSchulz", "Normed"),
     *("Objective", "Residual"),
+    *("ChiSquared", "FDivergence", "HeldLq", "Hellinger", "Lag", "Logistic", "LqLink", "MixedHuber", "NormHuber"),
+    *("ReverseKL", "SoftThreshold", "ValueShift"),
     *("Retention", "Rule", "Scale", "SiLU", "Sum", "Surprise", "Weights", "linear", "parse", "tape", "values"),
 )
 

@@ -13,7 +13,7 @@ from tests.core.values import RETENTIONS
 def weight(retention, seed: int = 0) -> torch.Tensor:
     """In the set that the retention allows."""
     w = torch.randn(3, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return retention.scale * torch.softmax(w, -1) if isinstance(retention, KL) else w
+    return retention.inside(w)
 
 
 @pytest.mark.parametrize("retention", RETENTIONS, ids=repr)

@@ -10,6 +10,7 @@ from nestling.core import (
     Adaptive,
     Beside,
     Chain,
+    ChiSquared,
     Clip,
     Constant,
     Decay,
@@ -19,26 +20,37 @@ from nestling.core import (
     ElasticNet,
     Erase,
     Every,
+    FDivergence,
     GatedDelta,
     GatedMLP,
+    HeldLq,
+    Hellinger,
     Hold,
     Huber,
     InputDelta,
     KeyDecay,
+    Lag,
     Level,
+    Logistic,
     Lp,
     Lq,
+    LqLink,
     Matrix,
     Memory,
+    MixedHuber,
     Momentum,
     NewtonSchulz,
     Normed,
+    NormHuber,
     Residual,
     Returning,
+    ReverseKL,
     Scale,
     SiLU,
+    SoftThreshold,
     Sum,
     UnitDelta,
+    ValueShift,
 )
 
 ACTIVATIONS = [GELU(), SiLU()]
@@ -57,6 +69,7 @@ ARCHITECTURES = [
     Beside((("a", MLP(2), 3), ("b", Matrix(), 1))),
 ]
 OBJECTIVES = [DotProduct(), L2(), Lp(1.0), Lp(2.0), Lp(3.0), Lp(4.5, 1e-3), Huber()]
+OBJECTIVES += [NormHuber(), MixedHuber(), MixedHuber(1e-3), ValueShift(), ValueShift(0.0, 1e-3)]
 RETENTIONS = [
     Decay(),
     Delta(),
@@ -74,7 +87,21 @@ RETENTIONS = [
     Lq(),
     Lq(1.5),
     Lq(2.0),
+    Lq(4.0, "mean"),
+    HeldLq(),
+    LqLink(),
+    LqLink(3.0),
+    Logistic(),
+    KL(2.0, "mean", 1e-4),
+    Lag(),
+    Lag(ElasticNet(0.2)),
+    SoftThreshold(),
+    FDivergence(),
+    FDivergence(ReverseKL(), 2.0),
+    FDivergence(ChiSquared()),
+    FDivergence(Hellinger(), 0.5),
 ]
+DIVERGENCES = [Hellinger(), ReverseKL(), ChiSquared()]
 RULES = [
     Descend(),
     Momentum(),
@@ -99,7 +126,8 @@ MEMORIES = [
 ]
 LEVELS = [
     Level("fast", 1),
-    Level("never", float("inf"), Every(2, Descend()), "blocks.*.chain.0.*", 7),
+    Level("never", float("inf"), Every(2, Descend()), "blocks.*.chain.0.*"),
+    Level("begins anew", 7.0, Every(2, Descend()), "blocks.*.chain.0.*", 14),
     Level('it\'s "quoted"', 512.0),
 ]
-VALUES = [*ACTIVATIONS, *ARCHITECTURES, *OBJECTIVES, *RETENTIONS, *RULES, *MEMORIES, *LEVELS]
+VALUES = [*ACTIVATIONS, *ARCHITECTURES, *OBJECTIVES, *RETENTIONS, *DIVERGENCES, *RULES, *MEMORIES, *LEVELS]

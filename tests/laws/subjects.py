@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from nestling.core import (
     KL,
     L2,
     MLP,
+    Above,
     Adaptive,
     Chain,
     Clip,
@@ -25,35 +26,46 @@ from nestling.core import (
     DotProduct,
     ElasticNet,
     Every,
+    FDivergence,
     GatedDelta,
     GatedMLP,
+    HeldLq,
     Hold,
     Huber,
+    Lag,
     Level,
     Lp,
     Lq,
     Matrix,
     Memory,
+    MixedHuber,
     Momentum,
     NewtonSchulz,
     Normed,
+    NormHuber,
+    Omega,
+    Quantile,
     Residual,
     Returning,
     Scale,
+    SoftThreshold,
     Sum,
     UnitDelta,
+    ValueShift,
 )
 from nestling.models import LM
 from nestling.nn import (
     CMS,
-    Gated,
-    Independent,
     Attention,
     Block,
+    ChannelRange,
+    Gated,
+    Independent,
     Mamba2,
     MemoryAsLayer,
     MemoryLayer,
     Mixer,
+    Polynomial,
     SelfForm,
     SelfModifying,
     ShortConv,
@@ -61,6 +73,7 @@ from nestling.nn import (
 )
 from nestling.ops import Chunk, Marks, Reference
 from nestling.recipes import configure
+from nestling.recipes.atlas import ATLAS_MEMORY
 
 DIM, HEADS, WINDOW, VOCABULARY = 16, 2, 6, 50
 TITANS = Chain((Descend(), Momentum()))
@@ -68,15 +81,20 @@ TITANS = Chain((Descend(), Momentum()))
 MEMORIES = {
     "titans": Memory(Residual(Normed(MLP(2, 2))), L2(), Decay(), TITANS, 4),
     "titans_commit": Memory(GatedMLP(2), L2(), Decay(), Chain((Momentum(0.5), Descend())), 3, "commit"),
-    "yaad": Memory(Residual(Normed(MLP(2, 2))), Huber(), Decay(), Descend(), 4),
-    "moneta": Memory(Residual(Normed(MLP(2, 2))), Lp(3.0), Lq(4.0), Descend(), 4),
-    "memora": Memory(Residual(Normed(MLP(2, 2))), L2(), KL(), Descend(), 1),
+    "huber": Memory(Residual(Normed(MLP(2, 2))), Huber(), Decay(), Descend(), 4),
+    "lq": Memory(Residual(Normed(MLP(2, 2))), Lp(3.0), Lq(4.0), Descend(), 4),
+    "kl": Memory(Residual(Normed(MLP(2, 2))), L2(), KL(), Descend(), 1),
     "elastic": Memory(Matrix(), L2(), ElasticNet(0.01), TITANS, 2),
+    "moneta_held": Memory(Residual(Normed(MLP(2, 2))), Lp(3.0), HeldLq(4.0), Descend(), 4),
+    "memora_lagging": Memory(Residual(Normed(MLP(2, 2))), L2(), Lag(KL(1.0, "mean", 1e-2)), Descend(), 4),
+    "soft_threshold": Memory(Matrix(), ValueShift(), SoftThreshold(), Descend(), 2),
+    "f_divergence": Memory(Matrix(), NormHuber(), FDivergence(), Descend(), 2),
     "linear_attention": Memory(Matrix(), DotProduct()),
     "delta": Memory(Matrix(), L2(), Delta(), Descend(), 4),
     "gated_delta": Memory(Matrix(), L2(), GatedDelta()),
     "muon": Memory(Matrix(), L2(), Decay(), Chain((Momentum(0.9), NewtonSchulz(3), Scale(0.1), Descend())), 3),
     "adam": Memory(Matrix(), L2(), Decay(), Chain((Clip(1.0), Adaptive(0.9), Scale(0.1), Descend())), 2),
+    "selective": Memory(MLP(2, 2), Omega(Above(L2(), Quantile(0.5, 0.3)), 3), Decay(), TITANS, 4),
     "two_speeds": Memory(Matrix(), L2(), Decay(), Sum((Every(3, Descend()), Hold(2, Descend()))), 5),
 }
 
@@ -105,6 +123,9 @@ MIXERS: dict[str, Callable[[], Mixer]] = {
     "cms": lambda: CMS(DIM, [Level("fast", 1), Level("middle", 4), Level("slow", 16)]),
     "cms_independent": lambda: CMS(DIM, [Level("fast", 1), Level("slow", 16)], wiring=Independent()),
     "cms_gated": lambda: CMS(DIM, [Level("fast", 1), Level("slow", 16)], wiring=Gated()),
+    "yaad_by_channel": lambda: MemoryLayer(
+        DIM, HEADS, Memory(MLP(2, 2), MixedHuber(), period=4), gates=ChannelRange(threshold=1.0)
+    ),
     "self_modifying": lambda: SelfModifying(DIM, HEADS, 4),
     "self_modifying_recomputed": lambda: SelfModifying(DIM, HEADS, 4, path=Chunk(block=2, stride=2)),
     "self_modifying_as_printed": lambda: SelfModifying(DIM, HEADS, 4, form=PRINTED),
@@ -114,6 +135,15 @@ MIXERS: dict[str, Callable[[], Mixer]] = {
     **{name: lambda memory=memory: MemoryLayer(DIM, HEADS, memory) for name, memory in MEMORIES.items()},
 }
 
+SMALL: dict[str, dict[str, Any]] = {
+    "atlas": {
+        "memory": replace(ATLAS_MEMORY, rule=Chain((Momentum(), NewtonSchulz(2), Descend())), period=4),
+        "features": Polynomial(2, 3),
+    },
+    "tnt": {"schedule": (Level("global", 8), Level("local", 4, TITANS, reset=12), Level("finest", 1, reset=5))},
+}
+"""What makes a recipe small besides"""
+
 RECIPES = nl.recipes()
 EVERYTHING = [*MIXERS, *RECIPES]
 
@@ -122,7 +152,7 @@ def small(recipe: str, **changes: Any) -> dict[str, Any]:
     """The fields of the recipe that make it small; a recipe that is added later comes under the laws by itself."""
     known = {field.name for field in fields(configure(recipe))}
     wanted = {"dim": 32, "layers": 2, "heads": 2, "window": 8, "persistent": 3, "segment": 8, **changes}
-    return {name: value for name, value in wanted.items() if name in known}
+    return {**{name: value for name, value in wanted.items() if name in known}, **SMALL.get(recipe, {})}
 
 
 def build(name: str, seed: int = 0) -> nn.Module:

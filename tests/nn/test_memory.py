@@ -6,7 +6,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nestling.core import KL, L2, MLP, Chain, Decay, Descend, ElasticNet, Lq, Matrix, Memory, Momentum, Normed, Residual
+from nestling.core import (
+    KL,
+    L2,
+    MLP,
+    Chain,
+    Decay,
+    Descend,
+    ElasticNet,
+    GatedDelta,
+    Lag,
+    Logistic,
+    Lq,
+    Matrix,
+    Memory,
+    Momentum,
+    Normed,
+    Residual,
+)
 from nestling.errors import NestlingError
 from nestling.nn import MemoryLayer
 from nestling.ops import Chunk, Reference, scan
@@ -43,13 +60,13 @@ def test_the_path_changes_nothing(path):
         torch.testing.assert_close(layer(x)[0], expected, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("retention", [KL(2.0), ElasticNet(0.05), Lq(4.0)], ids=repr)
+@pytest.mark.parametrize("retention", [KL(2.0), ElasticNet(0.05), Lq(4.0), Lag(KL(2.0)), Logistic()], ids=repr)
 def test_memories_start_in_the_set_that_the_retention_allows(retention):
     layer = MemoryLayer(DIM, HEADS, Memory(Matrix(), L2(), retention))
     state = layer.initial_state(3)
     for name, anchor in state.memory.anchor.items():
         torch.testing.assert_close(anchor, retention.primal(state.memory.dual[name]), rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(anchor[1], retention.primal(layer.initial[name]), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(anchor[1], retention.inside(layer.initial[name]), rtol=1e-4, atol=1e-6)
 
 
 def test_every_head_starts_at_weights_of_its_own():
@@ -69,4 +86,4 @@ def test_what_it_cannot_be_is_refused():
     with pytest.raises(NestlingError, match="got dim=12, heads=5"):
         MemoryLayer(12, 5, TITANS)
     with pytest.raises(NestlingError, match="no chunk-parallel form"):
-        MemoryLayer(8, 2, Memory(Matrix(), L2(), KL()), path=Chunk())(torch.randn(1, 2, 8))
+        MemoryLayer(8, 2, Memory(Matrix(), L2(), GatedDelta()), path=Chunk())(torch.randn(1, 2, 8))

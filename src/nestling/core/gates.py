@@ -23,25 +23,27 @@ class Gates:
     retain     1 - α   α     α       α
     momentum   η       -     -       -
     threshold  -       δ     -       -
+    share      -       -     γ       -
     ========== ======= ===== ======= ==========
 
     Each gate is one number for all weights of the memory, or a mapping from the names of the weights to numbers (Titans'
-    gates per memory layer); the threshold belongs to the objective and is one number. Absent gates are neutral: unit rate,
-    nothing forgotten, no momentum, no threshold. In ``ops.scan`` every number is a tensor that broadcasts to (B, H, T).
+    gates per memory layer); threshold and share (of a pair in a window, ``Omega``) belong to the objective and are one number.
+    Absent gates are neutral: unit rate, nothing forgotten, no momentum, no threshold, a full share. In ``ops.scan`` every number is a tensor that broadcasts to (B, H, T).
     ``KeyDecay`` takes a vector over the keys for retain.
 
     >>> Gates(lr=0.1).of("w1")
-    Gates(lr=0.1, retain=1.0, momentum=0.0, threshold=inf)
+    Gates(lr=0.1, retain=1.0, momentum=0.0, threshold=inf, share=1.0)
     """
 
     lr: Gate = 1.0
     retain: Gate = 1.0
     momentum: Gate = 0.0
     threshold: Gate = math.inf
+    share: Gate = 1.0
 
     def of(self, name: str) -> Gates:
         """The gates of one weight."""
-        return Gates(_of(self.lr, name), _of(self.retain, name), _of(self.momentum, name), self.threshold)
+        return Gates(_of(self.lr, name), _of(self.retain, name), _of(self.momentum, name), self.threshold, self.share)
 
 
 def _of(gate: Gate, name: str) -> Gate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -14,10 +15,12 @@ from nestling.core.apply import Weights, linear, tape
 from nestling.core.architecture import Architecture
 from nestling.core.gates import Gates
 from nestling.core.objective import L2, Objective
+from nestling.core.omega import Omega, Pairs
 from nestling.core.retention import Decay, Retention, Returning
 from nestling.core.rule import Descend, Rule, RuleState
 from nestling.errors import NestlingError
-from nestling.tree import state
+from nestling.tree import leaves, state
+from nestling.tree import map as tree_map
 
 
 @state
@@ -34,6 +37,8 @@ class MemoryState:
     """Writes since the last commit (int64)."""
     origin: Weights = field(default_factory=dict)
     """The weights where the memory began, for ``Returning``; the dual counts from there."""
+    objective: Any = ()
+    """What the objective remembers: the pairs of a window, a running threshold."""
 
 
 @state
@@ -99,17 +104,32 @@ class Memory:
         }
         phase = torch.zeros((), dtype=torch.int64, device=next(iter(weights.values())).device)
         rule = {name: self.rule.init(weight) for name, weight in dual.items()}
-        return MemoryState(dual, dict(weights), rule, phase, dict(weights) if returning else {})
+        origin = dict(weights) if returning else {}
+        return MemoryState(
+            dual, dict(weights), rule, phase, origin, self.objective.init(lambda: self._example(weights))
+        )
 
     def read(self, state: MemoryState, query: Tensor) -> Tensor:
         """Y = M(W, q): ``query`` (keys,) -> (values,). Changes nothing."""
-        weights = state.anchor if self.read_at == "commit" else self.primal(state.dual, state.origin)
-        return self.architecture(linear(weights), query)
+        return self.architecture(linear(self.running(state)), query)
+
+    def running(self, state: MemoryState) -> Weights:
+        """The weights that are read."""
+        if self.read_at == "commit":
+            return state.anchor
+        if isinstance(self.retention, Returning):
+            return self.primal(state.dual, state.origin)
+        return {name: self.retention.running(dual, state.anchor[name]) for name, dual in state.dual.items()}
 
     def surprise(self, state: MemoryState, key: Tensor, value: Tensor, gates: Gates) -> Surprise:
         """∇ℓ(W_anchor; k, v), with ``key`` (keys,) and ``value`` (values,), or (n, keys) and (n, values)."""
-        seen = {name: self.retention.seen(weight, gates.of(name)) for name, weight in state.anchor.items()}
-        return surprise(self.architecture, self.objective, seen, key, value, gates.threshold)
+        threshold = self.objective.bound(state.objective, gates.threshold)
+        return surprise(self.architecture, self.objective, self._seen(state, gates), key, value, threshold)
+
+    def loss(self, state: MemoryState, key: Tensor, value: Tensor, gates: Gates) -> Tensor:
+        """ℓ(M(W_anchor, k), v): how surprising a pair is, whether it is written or not."""
+        prediction = self.architecture(linear(self._seen(state, gates)), key)
+        return self.objective.raw()(prediction, value, gates.threshold)
 
     def write(self, state: MemoryState, key: Tensor, value: Tensor, gates: Gates) -> MemoryState:
         """One step of the rule, after a commit where the period is full.
@@ -118,13 +138,51 @@ class Memory:
         the sum of the objective over n examples.
         """
         state = self.commit(state)
-        seen = self.surprise(state, key, value, gates)
-        dual, rule = {}, {}
+        pairs = self._window(state, key, value, gates)
+        seen = self.surprise(state, key, value, gates) if pairs is None else self._shared(state, pairs, gates)
+        # A memory that never commits has no period that could begin.
+        first = (state.phase == 0) & (self.period != math.inf)
+        dual, anchor, rule = {}, {}, {}
         for name, before in state.dual.items():
-            gradient = seen.gradient(name) if key.dim() == 1 else seen.sum(name)
+            gradient = seen.gradient(name) if seen.loss.dim() == 0 else seen.sum(name)
             update, rule[name] = self.rule.update(gradient, state.rule[name], gates.of(name))
-            dual[name] = self.retention.of(name).decay(before, gates.of(name), seen.inputs[name]) + update
-        return MemoryState(dual, state.anchor, rule, state.phase + 1, state.origin)
+            inputs = seen.inputs[name] if pairs is None else seen.inputs[name][-1]
+            dual[name] = self.retention.of(name).write(before, update, gates.of(name), inputs, first)
+            anchor[name] = self.retention.anchored(state.anchor[name], dual[name], first)
+        held = state.objective
+        if leaves(held):
+            held = self.objective.learn(held, self.loss(state, key, value, gates).reshape(-1), None)
+        if pairs is not None:
+            held = (tree_map(lambda each: each[1:], pairs), held[1])
+        return MemoryState(dual, anchor, rule, state.phase + 1, state.origin, held)
+
+    def _seen(self, state: MemoryState, gates: Gates) -> Weights:
+        return {name: self.retention.seen(weight, gates.of(name)) for name, weight in state.anchor.items()}
+
+    def _example(self, weights: Weights) -> tuple[Tensor, Tensor]:
+        """A key and a value, for their shapes."""
+        key = weights["w1"].new_zeros(weights["w1"].shape[-1])
+        return key, self.architecture(linear(weights), key)
+
+    def _window(self, state: MemoryState, key: Tensor, value: Tensor, gates: Gates) -> Pairs | None:
+        """The pairs that ``Omega`` minimises over, the present one last; None without a window."""
+        if not isinstance(self.objective, Omega):
+            return None
+        if key.dim() > 1:
+            raise NestlingError(f"a memory with a window is written one pair at a time, got keys {tuple(key.shape)}.")
+        largest = torch.finfo(key.dtype).max
+        share, threshold = (
+            torch.as_tensor(each, dtype=key.dtype, device=key.device) for each in (gates.share, gates.threshold)
+        )
+        now = Pairs(key[None], value[None], share.expand(1), threshold.clamp(max=largest).expand(1))
+        return state.objective[0].then(now)
+
+    def _shared(self, state: MemoryState, pairs: Pairs, gates: Gates) -> Surprise:
+        """γᵢ∇ℓ(W_anchor; kᵢ, vᵢ) for each pair i of the window."""
+        threshold = torch.as_tensor(self.objective.bound(state.objective, pairs.threshold))[..., None]
+        found = surprise(self.architecture, self.objective, self._seen(state, gates), pairs.key, pairs.value, threshold)
+        shared = {name: pairs.share[:, None] * each for name, each in found.cotangents.items()}
+        return Surprise(found.loss, shared, found.inputs)
 
     def commit(self, state: MemoryState) -> MemoryState:
         """Move the anchor to the running weights where the period is full.
@@ -134,7 +192,10 @@ class Memory:
         due = state.phase >= self.period
         now = self.primal(state.dual, state.origin)
         moved = {name: torch.where(due, primal, state.anchor[name]) for name, primal in now.items()}
-        return MemoryState(state.dual, moved, state.rule, torch.where(due, 0, state.phase), state.origin)
+        held = tree_map(
+            lambda new, old: torch.where(due, new, old), self.objective.commit(state.objective), state.objective
+        )
+        return MemoryState(state.dual, moved, state.rule, torch.where(due, 0, state.phase), state.origin, held)
 
     def primal(self, dual: Weights, origin: Mapping[str, Tensor] = MappingProxyType({})) -> Weights:
         """The weights that are read, from the accumulated ones (and, for ``Returning``, from where they began)."""

@@ -50,15 +50,15 @@ class KL(Retention):
 
     def dual(self, weight: Tensor) -> Tensor:
         """Log W"""
-        share = weight / self._total(weight)
-        return torch.log(share.clamp_min(max(self.floor, torch.finfo(weight.dtype).tiny)))
+        return torch.log((weight / self.scale).clamp_min(max(self.floor, torch.finfo(weight.dtype).tiny)))
 
     def primal(self, dual: Tensor) -> Tensor:
         """C softmax(A)"""
-        return self._total(dual) * torch.softmax(dual, -1)
+        return self.scale * (1 if self.by == "sum" else dual.shape[-1]) * torch.softmax(dual, -1)
 
-    def _total(self, weight: Tensor) -> float:
-        return self.scale * (1 if self.by == "sum" else weight.shape[-1])
+    def inside(self, weight: Tensor) -> Tensor:
+        """C softmax"""
+        return self.primal(weight)
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,10 @@ class Logistic(Retention):
     def primal(self, dual: Tensor) -> Tensor:
         """σ(A)"""
         return torch.sigmoid(dual)
+
+    def inside(self, weight: Tensor) -> Tensor:
+        """σ"""
+        return self.primal(weight)
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,10 @@ class Lag(Retention):
     def __post_init__(self) -> None:
         if not isinstance(self.map, KL | ElasticNet | Logistic | Lq | LqLink):
             raise NestlingError(f"Lag takes a mirror map, such as Lag(KL()), got {self.map!r}.")
+
+    def inside(self, weight: Tensor) -> Tensor:
+        """What its map allows"""
+        return self.map.inside(weight)
 
     def opened(self, weight: Tensor, update: Tensor, gates: Gates) -> Tensor:
         """W₁"""

@@ -152,6 +152,10 @@ class FDivergence(Retention):
         """C softmax(A)"""
         return KL(self.scale).primal(dual)
 
+    def inside(self, weight: Tensor) -> Tensor:
+        """C softmax"""
+        return self.primal(weight)
+
     def write(self, dual: Tensor, update: Tensor, gates: Gates, inputs: Tensor, first: Tensor) -> Tensor:
         """Log (W' ⊙ g(u - ζ))"""
         share = torch.softmax(gates.retain * dual, -1)

@@ -1,7 +1,8 @@
 """Retentions, MIRAS' retention gates: how a memory keeps what it knows while it is written.
 
 A retention is a mirror map. The memory accumulates in a *dual* space A, and reads with the *primal* weights W = primal(A).
-``decay`` is what one token does to A besides the write itself. Each acts on one weight of shape (..., out, in).
+``decay`` is what one token does to A besides the write itself. Each acts on one weight of shape (..., out, in), with gates
+that broadcast against it. Here are those whose map is the identity; others are in ``core.mirror`` and ``core.proximal``.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ class Retention:
         """W from A."""
         return dual
 
+    def inside(self, weight: Tensor) -> Tensor:
+        """W that a memory can start from, made from any weight."""
+        return weight
+
     def seen(self, anchor: Tensor, gates: Gates) -> Tensor:
         """The weights at which the gradient of a token is taken."""
         return anchor
@@ -37,6 +42,18 @@ class Retention:
     def decay(self, dual: Tensor, gates: Gates, inputs: Tensor) -> Tensor:
         """A after one token's forgetting; ``inputs`` (..., in) is what the weight was applied to, (..., n, in) in n examples at once."""
         return gates.retain * dual
+
+    def write(self, dual: Tensor, update: Tensor, gates: Gates, inputs: Tensor, first: Tensor) -> Tensor:
+        """A after one token; ``first``: does a period begin with it? Bool, shape ()."""
+        return self.decay(dual, gates, inputs) + update
+
+    def anchored(self, anchor: Tensor, dual: Tensor, first: Tensor) -> Tensor:
+        """The anchor after one token, which most retentions leave to commits."""
+        return anchor
+
+    def running(self, dual: Tensor, anchor: Tensor) -> Tensor:
+        """The weights that are read between commits."""
+        return self.primal(dual)
 
 
 @dataclass(frozen=True)
@@ -166,74 +183,7 @@ class KeyDecay(Retention):
     """
 
 
-@dataclass(frozen=True)
-class KL(Retention):
-    """W = c softmax(A) along each row: W ← c softmax(α log W - η∇ℓ) (MIRAS eqs 21 and 27, Memora).
-
-    >>> KL().primal(torch.zeros(1, 4))
-    tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
-    """
-
-    scale: float = 1.0
-
-    def dual(self, weight: Tensor) -> Tensor:
-        """Log W; W must be positive."""
-        return torch.log(weight.clamp_min(torch.finfo(weight.dtype).tiny) / self.scale)
-
-    def primal(self, dual: Tensor) -> Tensor:
-        """C softmax(A)"""
-        return self.scale * torch.softmax(dual, -1)
-
-
-@dataclass(frozen=True)
-class ElasticNet(Retention):
-    """W = S_γ(A), soft thresholding: what stays small is forgotten for good (MIRAS eq. 23, the FTRL reading).
-
-    >>> ElasticNet(threshold=1.0).primal(torch.tensor([[-3.0, 0.5, 2.0]]))
-    tensor([[-2.,  0.,  1.]])
-    """
-
-    threshold: float = 1e-3
-
-    def dual(self, weight: Tensor) -> Tensor:
-        """W + γ sign(W)"""
-        return weight + self.threshold * weight.sign()
-
-    def primal(self, dual: Tensor) -> Tensor:
-        """sign(A) max(|A| - γ, 0), as A minus A clipped to [-γ, γ]"""
-        return dual - dual.clamp(-self.threshold, self.threshold)
-
-
-@dataclass(frozen=True)
-class Lq(Retention):
-    """W = A / ‖A‖_q^(q-2), the norm over the whole weight (MIRAS eq. 24, Moneta). q = 3 has no inverse.
-
-    >>> map = Lq(q=4.0)
-    >>> torch.allclose(map.primal(map.dual(torch.ones(2, 2))), torch.ones(2, 2))
-    True
-    """
-
-    q: float = 4.0
-
-    def __post_init__(self) -> None:
-        if self.q <= 1 or self.q == 3:
-            raise NestlingError(f"Lq needs q > 1 and q ≠ 3 (where the map has no inverse), got q={self.q}.")
-
-    def dual(self, weight: Tensor) -> Tensor:
-        """W ‖W‖_q^((q-2)/(3-q))"""
-        return weight * self._norm(weight) ** ((self.q - 2) / (3 - self.q))
-
-    def primal(self, dual: Tensor) -> Tensor:
-        """A / ‖A‖_q^(q-2)"""
-        return dual / self._norm(dual) ** (self.q - 2)
-
-    def _norm(self, weight: Tensor) -> Tensor:
-        magnitude = weight.abs().clamp_min(torch.finfo(weight.dtype).tiny ** (1 / self.q))
-        return magnitude.pow(self.q).sum((-2, -1), keepdim=True) ** (1 / self.q)
-
-
 def _said(dual: Tensor, inputs: Tensor) -> Tensor:
-    """A x xᵀ, or A Σ x xᵀ where several examples are written at once."""
-    if inputs.dim() < dual.dim():
-        return (dual @ inputs[..., None]) * inputs[..., None, :]
-    return (dual @ inputs.mT) @ inputs
+    """A x xᵀ, or its sum over n examples."""
+    each = inputs if inputs.dim() == dual.dim() else inputs[..., None, :]
+    return (dual @ each.mT) @ each

@@ -2,10 +2,11 @@
 
 from nestling.nn.attention import Attention
 from nestling.nn.block import Block
+from nestling.nn.channels import ChannelRange
 from nestling.nn.cms import CMS, Gated, Independent, InSequence, Nested, Wiring
 from nestling.nn.context import MemoryAsContext, Segment
 from nestling.nn.conv import ShortConv
-from nestling.nn.features import Features, Length, Rotated, Scaled, Unit
+from nestling.nn.features import Features, Length, Polynomial, Rotated, Scaled, Unit
 from nestling.nn.fused import Fused
 from nestling.nn.gating import FixedDecay, KeyDecayRange, RateDecayRange, RateRange, StepRange
 from nestling.nn.hybrid import Identity, MemoryAsGate, MemoryAsLayer
@@ -15,9 +16,12 @@ from nestling.nn.mixer import LevelRow, Mixer, State
 from nestling.nn.mlp import SwiGLU
 from nestling.nn.norm import RMSNorm, unit
 from nestling.nn.project import GateProjection, GateRange
+from nestling.nn.record import Heard, Record, recording
 from nestling.nn.rope import rotate
 from nestling.nn.self_modifying import SelfModifying
 from nestling.nn.self_modifying_form import Exactly, SelfForm, SelfRange, UpTo
+from nestling.nn.share import ShareRange, ThresholdRange
+from nestling.nn.tnt import TNT
 
 __all__ = [
     "MemoryAsContext",
@@ -27,6 +31,7 @@ __all__ = [
     "MemoryAsLayer",
     "Features",
     "Length",
+    "Polynomial",
     "Rotated",
     "Scaled",
     "Unit",
@@ -46,6 +51,7 @@ __all__ = [
     "InSequence",
     "Nested",
     "Wiring",
+    "ChannelRange",
     "Attention",
     "Block",
     "GateProjection",
@@ -54,11 +60,15 @@ __all__ = [
     "MemoryLayer",
     "Mixer",
     "RMSNorm",
+    "Heard",
+    "TNT",
+    "ShareRange",
+    "ThresholdRange",
+    "Record",
+    "recording",
     "SelfModifying",
-    "Exactly",
     "SelfForm",
     "SelfRange",
-    "UpTo",
     "ShortConv",
     "State",
     "SwiGLU",

@@ -11,19 +11,20 @@ from torch import Tensor, nn
 
 from nestling.core import Gates
 from nestling.errors import NestlingError
+from nestling.nn.project import Shapes
 
 
 @dataclass(frozen=True)
 class FixedDecay:
     """α = 1 - 2^(-``first`` - h) for head h = 0, 1, …, whatever the token says; unit rate (RetNet, arXiv 2307.08621, eq. 8).
 
-    >>> FixedDecay().module(32, 2, ("w1",), 16)(torch.zeros(1, 1, 32)).retain.flatten()
+    >>> FixedDecay().module(32, 2, {"w1": (16, 16)}, 16)(torch.zeros(1, 1, 32)).retain.flatten()
     tensor([0.9688, 0.9844])
     """
 
     first: float = 5.0
 
-    def module(self, dim: int, heads: int, names: tuple[str, ...], width: int) -> nn.Module:
+    def module(self, dim: int, heads: int, shapes: Shapes, width: int) -> nn.Module:
         """No parameters."""
         return _Fixed(heads, self)
 
@@ -32,7 +33,7 @@ class FixedDecay:
 class KeyDecayRange:
     """α = σ(W₂W₁x + b)^(1/``temperature``) for each key channel, W₁ of ``rank`` rows; unit rate (GLA, arXiv 2312.06635, eq. 5).
 
-    >>> KeyDecayRange().module(32, 2, ("w1",), 16)(torch.zeros(1, 5, 32)).retain.shape
+    >>> KeyDecayRange().module(32, 2, {"w1": (16, 16)}, 16)(torch.zeros(1, 5, 32)).retain.shape
     torch.Size([1, 2, 5, 16])
     """
 
@@ -43,7 +44,7 @@ class KeyDecayRange:
         if self.rank < 1 or self.temperature <= 0:
             raise NestlingError(f"KeyDecayRange needs rank ≥ 1 and temperature > 0, got {self!r}.")
 
-    def module(self, dim: int, heads: int, names: tuple[str, ...], width: int) -> nn.Module:
+    def module(self, dim: int, heads: int, shapes: Shapes, width: int) -> nn.Module:
         """Two projections and a bias."""
         return _ByKey(dim, heads, self)
 
@@ -52,13 +53,13 @@ class KeyDecayRange:
 class RateRange:
     """θ = ``lr`` σ(w·x) for each head; nothing is forgotten: β of DeltaNet with lr = 1, η of TTT (arXiv 2407.04620, §2.7).
 
-    >>> RateRange(0.1).module(32, 2, ("w1",), 16)(torch.zeros(1, 1, 32)).lr.flatten()
+    >>> RateRange(0.1).module(32, 2, {"w1": (16, 16)}, 16)(torch.zeros(1, 1, 32)).lr.flatten()
     tensor([0.0500, 0.0500], grad_fn=<ViewBackward0>)
     """
 
     lr: float = 1.0
 
-    def module(self, dim: int, heads: int, names: tuple[str, ...], width: int) -> nn.Module:
+    def module(self, dim: int, heads: int, shapes: Shapes, width: int) -> nn.Module:
         """One projection."""
         return _Rate(dim, heads, self)
 
@@ -74,7 +75,7 @@ class RateDecayRange:
     shortest: float = 1e-3
     longest: float = 0.1
 
-    def module(self, dim: int, heads: int, names: tuple[str, ...], width: int) -> nn.Module:
+    def module(self, dim: int, heads: int, shapes: Shapes, width: int) -> nn.Module:
         """Two projections, A and b."""
         return _RateDecay(dim, heads, self)
 
@@ -85,7 +86,7 @@ class StepRange:
 
     Before training A is uniform in [``slowest``, ``fastest``] and Δ log-uniform in [``shortest``, ``longest``].
 
-    >>> gates = StepRange().module(32, 2, ("w1",), 16)(torch.zeros(1, 1, 32))
+    >>> gates = StepRange().module(32, 2, {"w1": (16, 16)}, 16)(torch.zeros(1, 1, 32))
     >>> bool((gates.retain < 1).all()), bool((gates.lr <= 0.1).all())
     (True, True)
     """
@@ -99,7 +100,7 @@ class StepRange:
         if not (0 < self.slowest <= self.fastest and 0 < self.shortest <= self.longest):
             raise NestlingError(f"StepRange needs 0 < slowest ≤ fastest and 0 < shortest ≤ longest, got {self!r}.")
 
-    def module(self, dim: int, heads: int, names: tuple[str, ...], width: int) -> nn.Module:
+    def module(self, dim: int, heads: int, shapes: Shapes, width: int) -> nn.Module:
         """One projection, A and b."""
         return _Step(dim, heads, self)
 

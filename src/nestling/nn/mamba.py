@@ -56,7 +56,7 @@ class Mamba2(Mixer):
         self.project = nn.Linear(dim, 2 * self.inner + 2 * state, bias=False)
         self.conv = ShortConv(self.inner + 2 * state, conv)
         self.shapes = memory.architecture.shapes(state, self.inner // heads)
-        self.gates = steps.module(dim, heads, tuple(self.shapes), state)
+        self.gates = steps.module(dim, heads, self.shapes, state)
         self.skip = nn.Parameter(torch.ones(heads))
         self.norm = RMSNorm(self.inner)
         self.out = nn.Linear(self.inner, dim, bias=False)

@@ -11,17 +11,22 @@ from torch import Tensor, nn
 
 from nestling.core import Memory, MemoryState
 from nestling.errors import NestlingError
+from nestling.nn.channels import ChannelRange
 from nestling.nn.conv import ShortConv
 from nestling.nn.features import Features, Unit
 from nestling.nn.gating import FixedDecay, KeyDecayRange, RateDecayRange, RateRange
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
 from nestling.nn.norm import RMSNorm, widened
 from nestling.nn.project import GateRange
-from nestling.ops import Marks, Path, Resumed, begin, scan
+from nestling.nn.record import tell
+from nestling.nn.share import ShareRange, ThresholdRange
+from nestling.ops import Marks, Path, Resumed, begin, scan, watch
 from nestling.tree import map as tree_map
 from nestling.tree import nbytes, state
 
-Gating = GateRange | FixedDecay | KeyDecayRange | RateRange | RateDecayRange
+Gating = (
+    GateRange | ChannelRange | FixedDecay | KeyDecayRange | RateRange | RateDecayRange | ShareRange | ThresholdRange
+)
 """How a layer makes its gates."""
 
 
@@ -73,15 +78,18 @@ class MemoryLayer(Mixer):
         super().__init__()
         if dim % heads:
             raise NestlingError(f"a memory layer needs dim divisible by heads, got dim={dim}, heads={heads}.")
-        self.heads, self.memory, self.features, self.path = heads, memory, features, path
+        self.heads, self.memory, self.path = heads, memory, path
+        self.features = features.module(heads)
         width = dim // heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.conv = ShortConv(3 * dim, conv)
-        self.shapes = memory.architecture.shapes(width, width)
-        self.gates = gates.module(dim, heads, tuple(self.shapes), width)
+        projected, seen = self.features.widths(width)
+        self.widths = (heads * projected, heads * projected, dim)
+        self.qkv = nn.Linear(dim, sum(self.widths), bias=False)
+        self.conv = ShortConv(sum(self.widths), conv)
+        self.shapes = memory.architecture.shapes(seen, width)
+        self.gates = gates.module(dim, heads, self.shapes, width)
         self.initial = nn.ParameterDict()
         if isinstance(start, Learnt):
-            each = [memory.architecture.init(width, width) for _ in range(heads)]
+            each = [memory.architecture.init(seen, width) for _ in range(heads)]
             self.initial.update({n: nn.Parameter(torch.stack([w[n] for w in each])) for n in each[0]})
         self.norm = RMSNorm(width)
         self.gate = nn.Linear(dim, dim, bias=False)
@@ -90,7 +98,7 @@ class MemoryLayer(Mixer):
     def weights(self) -> dict[str, Tensor]:
         """The weights at which every memory starts, (H, out, in), in the set that the retention allows; float32 or wider."""
         started = self.initial or {n: self.norm.gain.new_zeros(self.heads, *shape) for n, shape in self.shapes.items()}
-        return {name: self.memory.retention.primal(widened(weight)) for name, weight in started.items()}
+        return {name: self.memory.retention.inside(widened(weight)) for name, weight in started.items()}
 
     def initial_state(self, batch: int) -> MemoryLayerState:
         """Empty convolution, initial memories."""
@@ -107,17 +115,19 @@ class MemoryLayer(Mixer):
     ) -> tuple[Tensor, MemoryLayerState]:
         """(B, T, dim) -> (B, T, dim)"""
         projected, conv = self.conv(self.qkv(x), None if state is None else state.conv, marks)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in projected.chunk(3, -1))
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in projected.split(self.widths, -1))
         counted = self.features.initial_state(x, x.shape[0]) if state is None else state.features
         (q, k, v), counted = self.features((q, k, v), counted, marks)
-        weights = self.weights()
+        weights, gates = self.weights(), self.gates(x)
+        before = None if state is None else state.memory
+        tell(self, lambda: (*watch(self.memory, (before, weights), k, v, gates, marks), gates), marks)
         y, memory = scan(
             self.memory,
-            weights if state is None else Resumed(state.memory, weights),
+            weights if before is None else Resumed(before, weights),
             q,
             k,
             v,
-            self.gates(x),
+            gates,
             marks=marks,
             path=self.path,
         )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from nestling.core import Gates
+
+Shapes = Mapping[str, tuple[int, int]]
+"""The weights of a memory by name, (out, in): what a form of gates needs to know of them."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,9 @@ class GateRange:
     momentum_start: float = 0.6
     """η before training; it can become anything between 0 and 1"""
 
-    def module(self, dim: int, heads: int, names: tuple[str, ...], width: int) -> nn.Module:
+    def module(self, dim: int, heads: int, shapes: Shapes, width: int) -> nn.Module:
         """The projection that makes them from tokens."""
-        return GateProjection(dim, heads, names, self)
+        return GateProjection(dim, heads, tuple(shapes), self)
 
 
 class GateProjection(nn.Module):

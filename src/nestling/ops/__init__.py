@@ -3,5 +3,6 @@
 from nestling.ops.drive import Chunk, begin
 from nestling.ops.layout import Marks
 from nestling.ops.scan import Path, Reference, Resumed, scan
+from nestling.ops.watch import watch
 
-__all__ = ["Chunk", "Marks", "Path", "Reference", "Resumed", "begin", "scan"]
+__all__ = ["Chunk", "Marks", "Path", "Reference", "Resumed", "begin", "scan", "watch"]

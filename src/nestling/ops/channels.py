@@ -1,36 +1,44 @@
 """Gates by channel: each input, or each output, of a weight has a rate and a retention of its own (MIRAS §5.3, GLA).
 
-By outputs, Wₜ = diag(αₜ) Wₜ₋₁ − diag(θₜ) δₜxₜᵀ; by inputs the diagonals stand on the right. Within a block both are tables with one
-more dimension, and a weight is still never formed::
+By outputs, Wₜ = diag(αₜ) Wₜ₋₁ − diag(θₜ) δₜxₜᵀ; by inputs the diagonals stand on the right. What was written at token j is in the
+weights after token t by exp(Lₜ − Lⱼ) θⱼ, with L the cumulated log α of a channel. That is a product of a factor of t and one of j, so
+that in a block it goes into the vectors, and a weight is still never formed::
 
-    Wₜz [o] = βₜ[o] (W₀z)[o] + Σⱼ Γₜⱼ[o] (xⱼ·z) δⱼ[o]          by outputs
-    Wₜz     = W₀(βₜ ⊙ z) + Σⱼ (Σᵢ Γₜⱼ[i] xⱼ[i] z[i]) δⱼ        by inputs
+    Wₜz = βₜ ⊙ W₀z + aₜ ⊙ Σⱼ (xⱼ·z) (bⱼ ⊙ δⱼ)                 by outputs
+    Wₜz = W₀(βₜ ⊙ z) + Σⱼ ((bⱼ ⊙ xⱼ)·(aₜ ⊙ z)) δⱼ             by inputs
+    aₜ = exp(Lₜ − ½L_C),  bⱼ = −θⱼ exp(½L_C − Lⱼ)
+
+Halves of L_C, and the least gate that is told from zero, keep both factors within the numbers of the type.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nestling.core import Gates
 from nestling.errors import NestlingError
-from nestling.ops.coefficients import KeyTable, ratios
 from nestling.ops.fold import through
 from nestling.tree import state
 
+BLOCK = 16
+"""The most tokens of a block with such gates."""
+
 
 @state
-class RowTable:
-    """Coefficients where each output of the weight forgets and is written at rates of its own; leading dimensions (B, H)."""
+class ChannelTable:
+    """Factors of the channels of one weight in one block, each (B, H, C, channels, or 1 where all are alike), or (B, H, n, C, ·)."""
 
     start: Tensor
-    """β (..., out, C): of the rows of W₀ in Wₜ"""
-    writes: Tensor
-    """Γ (..., out, C, C), lower triangular: of the rows of Gⱼ in Wₜ"""
-
-
-ChannelTable = KeyTable | RowTable
+    """β: of W₀ in Wₜ"""
+    after: Tensor
+    """a: of what was written, at t"""
+    before: Tensor
+    """b: of what is written, at j"""
+    by_output: bool
 
 
 def wide(gate: Any, dims: int = 5) -> bool:
@@ -54,50 +62,38 @@ def sided(name: str, gate: Tensor, weight: Tensor) -> Tensor:
     return gate[..., None] if out <= width else gate[..., None, :]
 
 
-def channel_table(gates: Gates, filled: Tensor | None) -> ChannelTable:
+def channel_table(gates: Gates, filled: Tensor | None, dims: int = 5) -> ChannelTable:
     """The table of gradient descent for gates of one weight, of which some are by channel and some (..., C)."""
-    by_output = any(wide(gate) and gate.shape[-1] == 1 for gate in (gates.lr, gates.retain))
-    lr, retain = (_channels(gate, by_output) for gate in (gates.lr, gates.retain))
-    live = None if filled is None else filled[..., None, :]
-    start, kept = ratios(retain, live)
-    writes = -kept * (lr if live is None else lr * live)[..., None, :]
-    channels = max(lr.shape[-2], retain.shape[-2])
-    start = start.expand(*start.shape[:-2], channels, -1)
-    return RowTable(start, writes) if by_output else KeyTable(start, writes)
+    by_output = any(wide(gate, dims) and gate.shape[-1] == 1 for gate in (gates.lr, gates.retain))
+    lr, retain = (_channels(gate, by_output, dims) for gate in (gates.lr, gates.retain))
+    reach = 80.0 if retain.dtype == torch.float32 else 600.0
+    log = retain.clamp_min(math.exp(-min(30.0, 2 * reach / BLOCK))).log()
+    if filled is not None:
+        log, lr = torch.where(filled[..., None], log, torch.zeros_like(log)), lr * filled[..., None]
+    total = log.cumsum(-2)
+    middle = 0.5 * total[..., -1:, :]
+    return ChannelTable(total.exp(), (total - middle).exp(), -lr * (middle - total).exp(), by_output)
 
 
-def _channels(gate: Tensor, by_output: bool) -> Tensor:
-    """(..., channels or 1, C)"""
-    if not wide(gate):
-        return gate[..., None, :]
-    return (gate[..., 0] if by_output else gate[..., 0, :]).mT
+def _channels(gate: Tensor, by_output: bool, dims: int) -> Tensor:
+    """(..., C, channels or 1)"""
+    if not wide(gate, dims):
+        return gate[..., None]
+    return gate[..., 0] if by_output else gate[..., 0, :]
 
 
 def seen(table: ChannelTable, weight: Tensor, pairs: Tensor, inputs: Tensor, z: Tensor) -> Tensor:
     """Wₜ zₜ for tokens z (..., C, in)."""
-    if isinstance(table, KeyTable):
-        y = through(weight, z * table.start.mT)
-        # Σᵢ z[t, i] Γ[i, t, j] x[j, i]
-        overlaps = (z.mT[..., :, None] * table.writes * inputs.mT[..., None, :]).sum(-3)
-        return y + overlaps @ pairs
-    y = table.start.mT * through(weight, z)
-    overlaps = (z @ inputs.mT)[..., None, :, :]
-    return y + ((overlaps * table.writes) @ pairs.mT[..., None])[..., 0].mT
+    if table.by_output:
+        written = (z @ inputs.mT).tril() @ (table.before * pairs)
+        return table.start * through(weight, z) + table.after * written
+    overlaps = (table.after * z) @ (table.before * inputs).mT
+    return through(weight, table.start * z) + overlaps.tril() @ pairs
 
 
 def folded(table: ChannelTable, weight: Tensor, pairs: Tensor, inputs: Tensor) -> Tensor:
     """W_C"""
-    start, writes = table.start[..., -1], table.writes[..., -1, :].mT
-    if isinstance(table, KeyTable):
-        return start[..., None, :] * weight + pairs.mT @ (writes * inputs)
-    return start[..., None] * weight + (writes * pairs).mT @ inputs
-
-
-def formed(table: ChannelTable, weight: Tensor, pairs: Tensor, inputs: Tensor) -> Tensor:
-    """All Wₜ (..., C, out, in)"""
-    if isinstance(table, KeyTable):
-        # Σⱼ δ[j, o] (Γ[i, t, j] x[j, i])
-        written = pairs.mT[..., None, :, :] @ (table.writes * inputs.mT[..., None, :]).movedim(-3, -1)
-        return table.start.mT[..., None, :] * weight[..., None, :, :] + written
-    written = (table.writes * pairs.mT[..., None, :]).movedim(-3, -2) @ inputs[..., None, :, :]
-    return table.start.mT[..., None] * weight[..., None, :, :] + written
+    start, after = table.start[..., -1, :], table.after[..., -1, :]
+    if table.by_output:
+        return start[..., None] * weight + after[..., None] * ((table.before * pairs).mT @ inputs)
+    return start[..., None, :] * weight + after[..., None, :] * (pairs.mT @ (table.before * inputs))

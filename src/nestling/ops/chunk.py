@@ -14,7 +14,7 @@ it began with (``Returning``), W above is what differs from them, and a read add
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,20 +29,27 @@ from nestling.core import (
     Descend,
     Erase,
     Gates,
+    HeldLq,
     InputDelta,
     KeyDecay,
+    Lag,
     Memory,
     Momentum,
+    Omega,
     Returning,
     UnitDelta,
     Weights,
 )
-from nestling.ops.coefficients import KeyTable, Table, key_table, table
+from nestling.ops.channels import ChannelTable, by_channel, channel_table, folded, seen
+from nestling.ops.coefficients import Table, table
 from nestling.ops.fold import fold, through
+from nestling.ops.formed import MirrorMap, applied, formed, forms
+from nestling.ops.lag import lagging, opened
 from nestling.ops.surprise import pairs, reading
+from nestling.ops.window import banded, examples, extended, remembered
 from nestling.tree import state
 
-Tables = dict[str, Table | KeyTable]
+Tables = dict[str, Table | ChannelTable]
 """One for each weight, or one for all under the name ``""``."""
 
 AHEAD = 256 * 2**20
@@ -57,6 +64,9 @@ class BlockState:
     anchor: Weights
     trace: Weights
     origin: Weights = field(default_factory=dict)
+    objective: Any = ()
+    opens: Tensor | None = None
+    """(B, H): does a period begin with the block? Of a memory with a lag token, while the block runs."""
 
 
 @state
@@ -72,10 +82,24 @@ class Tokens:
     """Made ahead for many blocks at once; None: made here."""
 
 
-def supported(memory: Memory) -> bool:
-    """Does the chunk-parallel form exist for this memory?"""
+def supported(memory: Memory, gates: Gates = Gates()) -> bool:
+    """Does the chunk-parallel form exist for this memory, with these gates?"""
+    if by_channel(gates):
+        linear = isinstance(memory.retention, Decay | MirrorMap | Lag) and not forms(memory)
+        if not linear or not isinstance(memory.rule, Descend) or isinstance(memory.objective, Omega):
+            return False
+    if forms(memory):
+        return True
+    if isinstance(memory.objective, Omega) and not isinstance(memory.retention, Decay | Returning):
+        return False
     linear_in_signal = isinstance(memory.rule, Descend) or _has_momentum(memory)
     match memory.retention:
+        case Lag():
+            return lagging(memory)
+        case HeldLq():
+            return linear_in_signal
+        case retention if isinstance(retention, MirrorMap):
+            return linear_in_signal and memory.read_at == "commit"
         case Decay() | Delta() | UnitDelta() | InputDelta() | Returning():
             return linear_in_signal
         case Erase() | KeyDecay():
@@ -85,36 +109,39 @@ def supported(memory: Memory) -> bool:
 
 
 def _has_momentum(memory: Memory) -> bool:
-    return isinstance(memory.rule, Chain) and bool(traces(memory, {"": ((), ())}))
+    match memory.rule:
+        case Chain((Descend(), Momentum())) | Chain((Momentum(), Descend())):
+            return True
+        case _:
+            return False
 
 
 def traces(memory: Memory, rule: dict[str, Any]) -> Weights:
     """The momentum inside a rule's state."""
-    match memory.rule:
-        case Chain((Descend(), Momentum())):
-            return {name: inner[1] for name, inner in rule.items()}
-        case Chain((Momentum(), Descend())):
-            return {name: inner[0] for name, inner in rule.items()}
-        case _:
-            return {}
+    place = _place(memory)
+    return {} if place is None else {name: inner[place] for name, inner in rule.items()}
 
 
 def rule_state(memory: Memory, weights: Weights, trace: Weights) -> dict[str, Any]:
     """The rule's state around a momentum: the inverse of ``traces``."""
-    match memory.rule:
-        case Chain((Descend(), Momentum())):
-            return {name: ((), held) for name, held in trace.items()}
-        case Chain((Momentum(), Descend())):
-            return {name: (held, ()) for name, held in trace.items()}
-        case _:
-            return dict.fromkeys(weights, ())
+    rules, place = memory.rule.rules if isinstance(memory.rule, Chain) else (), _place(memory)
+    empty: Any = tuple(() for _ in rules)
+    if place is None:
+        return dict.fromkeys(weights, empty)
+    return {name: (*empty[:place], held, *empty[place + 1 :]) for name, held in trace.items()}
+
+
+def _place(memory: Memory) -> int | None:
+    """Where in the chain the momentum stands."""
+    rules = memory.rule.rules if isinstance(memory.rule, Chain) else ()
+    return next((i for i, rule in enumerate(rules) if isinstance(rule, Momentum)), None)
 
 
 @dataclass(frozen=True)
 class Write:
     """What a block writes to one weight: pairs ⊗ inputs, weighted by the table."""
 
-    table: Table | KeyTable
+    table: Table | ChannelTable
     pairs: Tensor
     inputs: Tensor
     erased: tuple[Tensor, Tensor] | None = None
@@ -132,11 +159,22 @@ class Write:
         return weighted if self.erased is None else weighted - self.erased[0][..., -1, :, None] * self.erased[1]
 
 
-def block(memory: Memory, before: BlockState, tokens: Tokens) -> tuple[Tensor, Weights, Weights]:
-    """Write and read one block: (B, H, C, values), and the weights and the momentum after it."""
-    written = writes(memory, before, tokens)
-    reader = reading(before.anchor) if memory.read_at == "commit" else _running(before, written)
-    return memory.architecture(reader, tokens.query), *after(before, written)
+def block(memory: Memory, before: BlockState, tokens: Tokens) -> tuple[Any, ...]:
+    """Write and read one block: (B, H, C, values), and the weights, the momentum and what the objective remembers after it."""
+    if isinstance(memory.retention, Lag):
+        return _lagged(memory, before, tokens)
+    if forms(memory):
+        reader, then = _formed(memory, before, tokens)
+    else:
+        written = writes(memory, before, tokens)
+        reader, then = _running(memory, before, written), after(before, written)
+    reader = reading(before.anchor) if memory.read_at == "commit" else reader
+    held = before.objective
+    if tree.leaves(held):
+        key, value, gates = tokens.key, tokens.value, tokens.gates
+        seen = extended(memory, held, key, value, gates)
+        held = remembered(memory, before.anchor, held, seen, (key, value, gates, tokens.filled))
+    return memory.architecture(reader, tokens.query), *then, held
 
 
 def after(before: BlockState, written: dict[str, Write]) -> tuple[Weights, Weights]:
@@ -148,8 +186,7 @@ def after(before: BlockState, written: dict[str, Write]) -> tuple[Weights, Weigh
 def writes(memory: Memory, before: BlockState, tokens: Tokens) -> dict[str, Write]:
     """What a block writes to each weight."""
     gates, filled = tokens.gates, tokens.filled
-    threshold = gates.threshold[..., None] if isinstance(gates.threshold, Tensor) else gates.threshold
-    cotangents, recorded = pairs(memory, before.anchor, tokens.key, tokens.value, threshold)
+    cotangents, recorded = _gradients(memory, before, tokens)
     tabled_by = tokens.tables or tables(memory, gates, filled, before.dual)
     written = {}
     for name in before.dual:
@@ -160,22 +197,71 @@ def writes(memory: Memory, before: BlockState, tokens: Tokens) -> dict[str, Writ
     return written
 
 
+def _gradients(memory: Memory, before: BlockState, tokens: Tokens) -> tuple[Weights, Weights]:
+    """(cotangents, inputs) at the anchor, of the pairs of a window before the block too."""
+    given = tokens.key, tokens.value, tokens.gates
+    seen = extended(memory, before.objective, *given)
+    cotangents, recorded = pairs(memory, before.anchor, *examples(memory, before.objective, seen, *given))
+    if seen is not None:
+        cotangents = {name: seen.share[..., None] * each for name, each in cotangents.items()}
+    return cotangents, recorded
+
+
+def _formed(memory: Memory, before: BlockState, tokens: Tokens) -> tuple[Apply, tuple[Weights, Weights]]:
+    cotangents, recorded = _gradients(memory, before, tokens)
+    each, trace = {}, {}
+    for name, weight in before.dual.items():
+        pair, own = (cotangents[name], recorded[name]), tokens.gates.of(name)
+        each[name], carried = formed(memory, weight, before.trace.get(name), pair, own, tokens.filled)
+        if carried is not None:
+            trace[name] = carried
+    read = {name: memory.retention.primal(weights) for name, weights in each.items()}
+    return applied(read), ({name: weights[..., -1, :, :] for name, weights in each.items()}, trace)
+
+
+def _lagged(memory: Memory, before: BlockState, tokens: Tokens) -> tuple[Any, ...]:
+    """A block whose first token may begin a period: that token by itself, and the others after it as with ``Decay``."""
+    assert isinstance(memory.retention, Lag)
+    first, rest = (_some(tokens, part) for part in (slice(0, 1), slice(1, None)))
+    pair = pairs(memory, before.anchor, *examples(memory, before.objective, None, first.key, first.value, first.gates))
+    start = before.dual, before.anchor
+    dual, anchor = opened(memory.retention, before.opens, start, pair, first.gates, first.filled)
+    read = anchor if memory.read_at == "commit" else dual
+    y = memory.architecture(reading(read), first.query)
+    held = replace(before, dual=dual, anchor=anchor)
+    if tokens.key.shape[-2] > 1:
+        later, dual, *_ = block(replace(memory, retention=Decay()), held, rest)
+        y = torch.cat((y, later), -2)
+    return y, dual, {}, before.objective, anchor
+
+
+def _some(tokens: Tokens, part: slice) -> Tokens:
+    """Some of the tokens of a block, without the tables of all."""
+    cut = replace(tokens, tables=None)
+    return tree.map(lambda each: each[:, :, part], cut)
+
+
 def ahead(memory: Memory, gates: Gates, filled: Tensor | None, names: Iterable[str]) -> Tables | None:
     """The tables of all blocks, for gates (B, H, n, C); None where they are too large to hold."""
     example = next(iter(tree.leaves(gates)))
-    if isinstance(memory.retention, KeyDecay) or tree.nbytes(example) * example.shape[-1] > AHEAD:
+    if forms(memory) or isinstance(memory.retention, Lag) or tree.nbytes(example) * example.shape[-1] > AHEAD:
         return None
-    return tables(memory, gates, filled, names)
+    return tables(memory, gates, filled, names, 6)
 
 
-def tables(memory: Memory, gates: Gates, filled: Tensor | None, names: Iterable[str]) -> Tables:
-    """The table of each weight, or the one of all."""
+def tables(memory: Memory, gates: Gates, filled: Tensor | None, names: Iterable[str], dims: int = 5) -> Tables:
+    """The table of each weight, or the one of all; ``dims`` of a gate by channel, one more where all blocks are given."""
     shared = not any(isinstance(gate, dict) for gate in (gates.lr, gates.retain, gates.momentum))
-    return {name: _table(memory, gates.of(name), filled) for name in ([""] if shared else names)}
+    return {name: _table(memory, gates.of(name), filled, dims) for name in ([""] if shared else names)}
 
 
-def _table(memory: Memory, gates: Gates, filled: Tensor | None) -> Table | KeyTable:
-    return key_table(gates, filled) if isinstance(memory.retention, KeyDecay) else table(memory.rule, gates, filled)
+def _table(memory: Memory, gates: Gates, filled: Tensor | None, dims: int) -> Table | ChannelTable:
+    if isinstance(memory.retention, KeyDecay):
+        gates = replace(gates, retain=gates.retain[..., None, :])
+    if by_channel(gates, dims):
+        return channel_table(gates, filled, dims)
+    tabled = table(memory.rule, gates, filled)
+    return banded(tabled, memory.objective.window, filled) if isinstance(memory.objective, Omega) else tabled
 
 
 def _erasing(memory: Memory, name: str, before: BlockState, gates: Gates, filled: Tensor | None, plain: Write) -> Write:
@@ -215,12 +301,17 @@ def _above(rows: Tensor) -> Tensor:
     return torch.cat((torch.zeros_like(rows[..., :1, :]), rows[..., :-1, :]), -2)
 
 
-def _running(before: BlockState, written: dict[str, Write]) -> Apply:
+def _running(memory: Memory, before: BlockState, written: dict[str, Write]) -> Apply:
+    held = memory.retention
+
     def apply(name: str, z: Tensor) -> Tensor:
+        y = linear(name, z)
+        return held.running(y, before.anchor[name]) if isinstance(held, HeldLq) else y
+
+    def linear(name: str, z: Tensor) -> Tensor:
         write = written[name]
-        if isinstance(write.table, KeyTable):
-            y = (z * write.table.start.mT) @ before.dual[name].mT
-            return y + torch.einsum("bhti,bhitj,bhji->bhtj", z, write.table.writes, write.inputs) @ write.pairs
+        if isinstance(write.table, ChannelTable):
+            return seen(write.table, before.dual[name], write.pairs, write.inputs, z)
         y = write.table.start[..., None] * through(before.dual[name], z)
         if write.table.trace is not None:
             y = y + write.table.trace[..., None] * through(before.trace[name], z)
@@ -235,10 +326,8 @@ def _running(before: BlockState, written: dict[str, Write]) -> Apply:
 def _folded(dual: Tensor, trace: Tensor | None, write: Write) -> Tensor:
     """W_C = β_C W₀ + f_C S₀ + Σⱼ Γ_Cⱼ δⱼxⱼᵀ"""
     table = write.table
-    if isinstance(table, KeyTable):
-        # The same with a β and a Γ for each column of W.
-        kept = table.writes[..., -1, :].mT * write.inputs
-        return table.start[..., -1][..., None, :] * dual + write.pairs.mT @ kept
+    if isinstance(table, ChannelTable):
+        return folded(table, dual, write.pairs, write.inputs)
     carried = None if trace is None or table.trace is None else (table.trace[..., -1], trace)
     return fold((table.start[..., -1], dual), carried, write.last(), write.inputs)
 

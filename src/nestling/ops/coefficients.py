@@ -40,23 +40,6 @@ class Table:
     """D (..., C, C), lower triangular: how much of Wⱼ is left in Wₜ"""
 
 
-@state
-class KeyTable:
-    """Coefficients where each input of the weight forgets at a rate of its own; leading dimensions (B, H)."""
-
-    start: Tensor
-    """β (..., in, C): of the columns of W₀ in Wₜ"""
-    writes: Tensor
-    """Γ (..., in, C, C), lower triangular: of the columns of Gⱼ in Wₜ"""
-
-
-def key_table(gates: Gates, filled: Tensor | None) -> KeyTable:
-    """The table of Wₜ = Wₜ₋₁ diag(αₜ) − θₜGₜ for α of shape (..., C, in) and θ (..., C)."""
-    lr = gates.lr if filled is None else gates.lr * filled
-    start, kept = ratios(gates.retain.mT, None if filled is None else filled[..., None, :])
-    return KeyTable(start, -kept * lr[..., None, None, :])
-
-
 def table(rule: Rule, gates: Gates, filled: Tensor | None) -> Table:
     """The table of ``rule`` for gates of shape (..., C). Slots that are not ``filled`` (..., C) change nothing."""
     lr = gates.lr if filled is None else gates.lr * filled

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nestling.core import Gates, KeyDecay, Memory, MemoryState, Retention, Weights
 from nestling.errors import NestlingError
+from nestling.ops.channels import sided
 from nestling.ops.layout import Marks
 
 
@@ -47,7 +48,8 @@ def check_memory(memory: Memory, state: MemoryState | None, initial: Weights | N
 def spread(gates: Gates, weights: Mapping[str, Tensor], like: Tensor, retention: Retention) -> Gates:
     """Every gate as a tensor (B, H, T) of ``like`` (B, H, T, ...), or a mapping with one for each of ``weights``.
 
-    For ``KeyDecay`` the retain gate has one more dimension, the inputs of the weight.
+    For ``KeyDecay`` the retain gate has one more dimension, the inputs of the weight. A gate by channel, (B, H, T, channels of the
+    narrower side of one weight), comes out as (B, H, T, 1, inputs) or (B, H, T, outputs, 1).
     """
     dtype, by_key = next(iter(weights.values())).dtype, isinstance(retention, KeyDecay)
 
@@ -58,7 +60,10 @@ def spread(gates: Gates, weights: Mapping[str, Tensor], like: Tensor, retention:
                     f"gate {name} is for {sorted(gate)}, the weights are {sorted(weights)}: give each one."
                 )
             return {
-                weight: one(f"{name}[{weight!r}]", each, {weights[weight].shape[-1]}) for weight, each in gate.items()
+                weight: channels(f"{name}[{weight!r}]", each, weights[weight])
+                if isinstance(each, Tensor) and each.dim() == 4 and not (by_key and name == "retain")
+                else one(f"{name}[{weight!r}]", each, {weights[weight].shape[-1]})
+                for weight, each in gate.items()
             }
         tensor = torch.as_tensor(gate, dtype=dtype, device=like.device)
         shape, letters = tuple(like.shape[:3]), "(B, H, T)"
@@ -72,6 +77,18 @@ def spread(gates: Gates, weights: Mapping[str, Tensor], like: Tensor, retention:
         except RuntimeError:
             raise NestlingError(
                 f"gate {name} has shape {tuple(tensor.shape)}: it must broadcast to {letters} = {tuple(shape)}."
+            ) from None
+
+    def channels(name: str, gate: Tensor, weight: Tensor) -> Tensor:
+        if by_key:
+            raise NestlingError(f"gate {name} is by channel, and KeyDecay has channels of its own: use Decay().")
+        wide = sided(name, gate.to(dtype), weight)
+        try:
+            return wide.expand(*like.shape[:3], *wide.shape[3:])
+        except RuntimeError:
+            raise NestlingError(
+                f"gate {name} has shape {tuple(gate.shape)}: it must broadcast to (B, H, T, channels) = "
+                f"{(*like.shape[:3], gate.shape[-1])}."
             ) from None
 
     widths = {weight.shape[-1] for weight in weights.values()}

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 import nestling.tree as tree
-from nestling.core import Memory, MemoryState, Weights
+from nestling.core import Lag, Memory, MemoryState, Weights
 from nestling.ops.chunk import BlockState, rule_state, traces
 from nestling.ops.layout import Marks, arrange
 from nestling.ops.loop import loop
 
-Work = Callable[[tuple[BlockState, ...], Any, Tensor | None], tuple[Tensor, tuple[tuple[Weights, Weights], ...]]]
-"""(states at the block's start, the block's inputs, filled) -> (output, (dual, trace) of each memory after it)"""
+Work = Callable[[tuple[BlockState, ...], Any, Tensor | None], tuple[Tensor, tuple[tuple[Any, ...], ...]]]
+"""(states at the block's start, the block's inputs, filled) -> (output, (dual, trace, what the objective remembers) of each after it)"""
 
 
 Prepare = Callable[[Any, Tensor | None], Any]
@@ -131,7 +131,7 @@ def _aligned(
         now, filled = given
         before = tuple(_aligned_commit(m, held, index * size) for m, held in zip(memories, carry, strict=True))
         y, after = work(before, now, filled)
-        return y, tuple(replace(b, dual=dual, trace=trace) for (dual, trace), b in zip(after, before, strict=True))
+        return y, tuple(_after(b, *wrote) for wrote, b in zip(after, before, strict=True))
 
     placed, slots = tree.map(lambda x: x.unflatten(2, (blocks, size)), (inputs, filled))
     given = (prepare(placed, slots), slots)
@@ -158,12 +158,26 @@ def _commit(memory: Memory, held: BlockState, phase: Tensor, written: Tensor) ->
     """Move the anchor in the rows whose period is full and that write something."""
     due = (phase >= memory.period) & (written > 0)
     anchor = tree.where(due, memory.primal(held.dual, held.origin), held.anchor)
-    return replace(held, anchor=anchor), torch.where(due, 0, phase)
+    objective = tree.where(due, memory.objective.commit(held.objective), held.objective)
+    phase = torch.where(due, 0, phase)
+    opens = phase == 0 if _lags(memory) else None
+    return replace(held, anchor=anchor, objective=objective, opens=opens), phase
 
 
 def _aligned_commit(memory: Memory, held: BlockState, written: int) -> BlockState:
-    due = written > 0 and memory.period != math.inf and written % memory.period == 0
-    return replace(held, anchor=memory.primal(held.dual, held.origin)) if due else held
+    if memory.period == math.inf or written % memory.period:
+        return held
+    if _lags(memory):
+        example = next(iter(held.dual.values()))
+        held = replace(held, opens=torch.ones(example.shape[:2], dtype=torch.bool, device=example.device))
+    if not written:
+        return held
+    objective = memory.objective.commit(held.objective)
+    return replace(held, anchor=memory.primal(held.dual, held.origin), objective=objective)
+
+
+def _lags(memory: Memory) -> bool:
+    return isinstance(memory.retention, Lag) and memory.period != math.inf
 
 
 def _within(memory: Memory, length: int) -> int:
@@ -171,21 +185,32 @@ def _within(memory: Memory, length: int) -> int:
 
 
 def _carry(after: Any, before: Any, written: Tensor) -> Any:
-    return tuple(
-        (replace(held, dual=dual, trace=trace), phase + written)
-        for (dual, trace), (held, phase) in zip(after, before, strict=True)
-    )
+    return tuple((_after(held, *wrote), phase + written) for wrote, (held, phase) in zip(after, before, strict=True))
+
+
+def _after(
+    held: BlockState, dual: Weights, trace: Weights, objective: Any = (), anchor: Weights | None = None
+) -> BlockState:
+    moved = held.anchor if anchor is None else anchor
+    return replace(held, dual=dual, trace=trace, objective=objective, anchor=moved, opens=None)
 
 
 def _opened(memories: Sequence[Memory], states: Sequence[MemoryState]) -> tuple[tuple[BlockState, Tensor], ...]:
     return tuple(
-        (BlockState(state.dual, state.anchor, traces(memory, state.rule), state.origin), state.phase)
+        (BlockState(state.dual, state.anchor, traces(memory, state.rule), state.origin, state.objective), state.phase)
         for memory, state in zip(memories, states, strict=True)
     )
 
 
 def _closed(memories: Sequence[Memory], carry: Any) -> tuple[MemoryState, ...]:
     return tuple(
-        MemoryState(held.dual, held.anchor, rule_state(memory, held.dual, held.trace), phase, held.origin)
+        MemoryState(
+            held.dual,
+            held.anchor,
+            rule_state(memory, held.dual, held.trace),
+            phase,
+            held.origin,
+            held.objective,
+        )
         for memory, (held, phase) in zip(memories, carry, strict=True)
     )

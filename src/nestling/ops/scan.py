@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from nestling.core import Gates, Memory, MemoryState, Weights
+from nestling.core import Gates, KeyDecay, Memory, MemoryState, Weights
 from nestling.errors import NestlingError
+from nestling.ops.channels import BLOCK, by_channel
 from nestling.ops.chunk import BlockState, Tokens, ahead, block, supported
 from nestling.ops.compiled import compiled
 from nestling.ops.door import check_memory, check_tokens, spread
 from nestling.ops.drive import Chunk, begin, drive
+from nestling.ops.formed import forms
 from nestling.ops.layout import Marks
 from nestling.ops.reference import scan_reference
 
@@ -76,13 +78,21 @@ def scan(
     each = spread(gates, example, q, memory.retention)
     with torch.autocast(q.device.type, enabled=False):
         args = (q.to(dtype), k.to(dtype), v.to(dtype), each)
-        match path if path != "auto" else _choose(memory):
+        match path if path != "auto" else _choose(memory, each):
             case Reference():
                 origin = begin(memory, fresh, q.shape[0]) if fresh is not None else None
                 y, after = scan_reference(memory, going or origin, origin, *args, marks)
             case Chunk() as chunk:
-                if not supported(memory):
-                    raise NestlingError(f"{memory!r} has no chunk-parallel form. Use path=Reference() or path='auto'.")
+                if chunk.stride is None and forms(memory):
+                    # What a block forms is far larger than the states between blocks.
+                    chunk = replace(chunk, stride=1)
+                if not supported(memory, each):
+                    gated = " with gates by channel" if by_channel(each) else ""
+                    raise NestlingError(
+                        f"{memory!r}{gated} has no chunk-parallel form. Use path=Reference() or path='auto'."
+                    )
+                if by_channel(each) or isinstance(memory.retention, KeyDecay):
+                    chunk = replace(chunk, block=min(chunk.block, BLOCK))
                 run = _compiled(memory) if chunk.compiled else _eager(memory)
                 states, weights = (None if going is None else (going,)), (None if fresh is None else (fresh,))
                 y, (after,) = drive((memory,), states, weights, args, marks, chunk, run, _tabled(memory, list(example)))
@@ -101,8 +111,8 @@ def _parts(state: MemoryState | Weights | Resumed) -> tuple[MemoryState | None, 
             return None, state
 
 
-def _choose(memory: Memory) -> Reference | Chunk:
-    return Chunk() if supported(memory) else Reference()
+def _choose(memory: Memory, gates: Gates) -> Reference | Chunk:
+    return Chunk() if supported(memory, gates) else Reference()
 
 
 def _tabled(memory: Memory, names: list[str]) -> Any:
@@ -115,8 +125,8 @@ def _tabled(memory: Memory, names: list[str]) -> Any:
 def _eager(memory: Memory) -> Any:
     def run(before: tuple[BlockState, ...], args: Any, filled: Tensor | None) -> Any:
         (q, k, v, gates), tables = args
-        y, dual, trace = block(memory, before[0], Tokens(q, k, v, gates, filled, tables))
-        return y, ((dual, trace),)
+        y, *wrote = block(memory, before[0], Tokens(q, k, v, gates, filled, tables))
+        return y, (tuple(wrote),)
 
     return run
 

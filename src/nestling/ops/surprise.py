@@ -21,6 +21,7 @@ from torch import Tensor
 from nestling.core import (
     L2,
     MLP,
+    Above,
     Apply,
     Beside,
     DotProduct,
@@ -29,13 +30,17 @@ from nestling.core import (
     Lp,
     Matrix,
     Memory,
+    MixedHuber,
     Normed,
+    NormHuber,
+    Omega,
     Residual,
+    ValueShift,
     Weights,
 )
 from nestling.core.architecture import GELU, Activation, Architecture, SiLU, within
 from nestling.core.memory import surprise
-from nestling.core.objective import Objective
+from nestling.core.objective import Objective, bounded
 from nestling.ops.fold import through
 
 Pairs = tuple[Weights, Weights]
@@ -47,7 +52,7 @@ Down = tuple[Tensor, Callable[[Tensor], Pairs]]
 
 def pairs(memory: Memory, weights: Weights, key: Tensor, value: Tensor, threshold: Tensor | float) -> Pairs:
     """∇ℓ(M(W, k), v) by every weight, for tokens (..., C, keys) that share ``weights`` (..., out, in)."""
-    if not (_passes(memory.architecture) and isinstance(memory.objective, L2 | DotProduct | Lp | Huber)):
+    if not (_passes(memory.architecture) and _slopes(memory.objective)):
         seen = surprise(memory.architecture, memory.objective, weights, key, value, threshold)
         return seen.cotangents, seen.inputs
     prediction, up = _down(memory.architecture, reading(weights), weights, key)
@@ -57,6 +62,14 @@ def pairs(memory: Memory, weights: Weights, key: Tensor, value: Tensor, threshol
 def reading(weights: Weights) -> Apply:
     """W x, for tokens (..., C, in) that share ``weights``: ``core.linear`` with the derivative of ``fold.through``."""
     return lambda name, x: through(weights[name], x)
+
+
+def _slopes(objective: Objective) -> bool:
+    match objective:
+        case Omega(inner) | Above(inner):
+            return _slopes(inner)
+        case _:
+            return isinstance(objective, L2 | DotProduct | Lp | Huber | NormHuber | MixedHuber | ValueShift)
 
 
 def _passes(architecture: Architecture) -> bool:
@@ -98,13 +111,13 @@ def _beside(architecture: Beside, apply: Apply, weights: Weights, key: Tensor) -
     def up(back: Tensor) -> Pairs:
         each = {
             part: up(own)
-            for (part, _, _), (_, up), own in zip(
-                parts, down, back.split([width for *_, width in parts], -1), strict=True
-            )
+            for (part, _, _), (_, up), own in zip(parts, down, back.split([width for *_, width in parts], -1), strict=True)
         }
         inputs = {f"{part}.{name}": x for part, (_, own) in each.items() for name, x in own.items() if name != "w1"}
         # The cotangents of w1 stand beside one another, as its rows do; its input is the key of all.
-        cotangents = {f"{part}.{name}": x for part, (own, _) in each.items() for name, x in own.items() if name != "w1"}
+        cotangents = {
+            f"{part}.{name}": x for part, (own, _) in each.items() for name, x in own.items() if name != "w1"
+        }
         wide = torch.cat([own["w1"] for own, _ in each.values()], -1)
         return {"w1": wide, **cotangents}, {"w1": key, **inputs}
 
@@ -175,6 +188,12 @@ def _bent(activation: Activation, back: Tensor, x: Tensor) -> Tensor:
 
 def _slope(objective: Objective, prediction: Tensor, value: Tensor, threshold: Tensor | float) -> Tensor:
     """∂ℓ/∂v̂"""
+    if isinstance(objective, Omega):
+        return _slope(objective.objective, prediction, value, threshold)
+    if isinstance(objective, Above):
+        # ℓ̃' = 1[ℓ > τ] ℓ'
+        weight = objective.weight(objective.objective(prediction, value, threshold), threshold)
+        return weight[..., None] * _slope(objective.objective, prediction, value, threshold)
     if isinstance(objective, DotProduct):
         # ℓ = -⟨v̂, v⟩
         return -value
@@ -187,6 +206,18 @@ def _slope(objective: Objective, prediction: Tensor, value: Tensor, threshold: T
             # ℓ' is the residual, clipped to [-δ, δ]
             bound = torch.as_tensor(threshold, dtype=r.dtype, device=r.device)
             return torch.minimum(torch.maximum(r, -bound), bound)
+        case NormHuber():
+            # r, cut to the length δ
+            square = r.square().sum(-1, keepdim=True)
+            inside, bound = bounded(square, threshold)
+            return torch.where(inside, r, r * bound / torch.where(inside, torch.ones_like(square), square).sqrt())
+        case MixedHuber(epsilon):
+            # r, or δ Sign(r)
+            inside, bound = bounded(r.square().sum(-1, keepdim=True), threshold)
+            return torch.where(inside, r, bound * r * (r.square() + epsilon).rsqrt())
+        case ValueShift(shift, epsilon):
+            # r + Δ r/‖r‖
+            return r + shift * r * (r.square().sum(-1, keepdim=True) + epsilon).rsqrt()
         case _:
             # ℓ = ½‖r‖²
             return r

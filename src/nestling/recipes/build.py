@@ -10,6 +10,7 @@ from nestling.core import parse, values
 from nestling.errors import NestlingError
 from nestling.models import LM, Config
 from nestling.nn import (
+    ChannelRange,
     FixedDecay,
     Gated,
     GateRange,
@@ -19,18 +20,23 @@ from nestling.nn import (
     Learnt,
     Length,
     Nested,
+    Polynomial,
     RateDecayRange,
     RateRange,
     Rotated,
     Scaled,
     SelfRange,
+    ShareRange,
     StepRange,
+    ThresholdRange,
     Unit,
     Zeros,
 )
+from nestling.recipes.atlas import Atlas, atlas
 from nestling.recipes.hope import Hope, HopeAttention, HopeGated, hope, hope_attention, hope_gated
 from nestling.recipes.linear import GLA, DeltaNet, GatedDeltaNet, RetNet, deltanet, gated_deltanet, gla, retnet
 from nestling.recipes.mamba import Mamba, SambaMamba, mamba2, samba
+from nestling.recipes.miras import Memora, Moneta, Yaad, memora, moneta, yaad
 from nestling.recipes.sizes import SIZES, preset
 from nestling.recipes.titans import (
     H3,
@@ -44,6 +50,7 @@ from nestling.recipes.titans import (
     titans_mag,
     titans_mal,
 )
+from nestling.recipes.tnt import TNTConfig, tnt
 from nestling.recipes.transformer import Transformer, transformer
 from nestling.recipes.ttt import TTTMLP, TTTLinear, ttt_linear, ttt_mlp
 
@@ -61,12 +68,17 @@ RECIPES: dict[str, tuple[type[Config], Callable[[Any], LM]]] = {
     "titans_mac": (TitansMAC, titans_mac),
     "titans_mag": (TitansMAG, titans_mag),
     "titans_mal": (TitansMAL, titans_mal),
+    "moneta": (Moneta, moneta),
+    "yaad": (Yaad, yaad),
+    "memora": (Memora, memora),
+    "atlas": (Atlas, atlas),
+    "tnt": (TNTConfig, tnt),
     "hope": (Hope, hope),
     "hope_attention": (HopeAttention, hope_attention),
     "hope_gated": (HopeGated, hope_gated),
 }
-_PARTS = (GateRange, FixedDecay, KeyDecayRange, RateRange, RateDecayRange, StepRange, Unit, Length, Scaled, Rotated)
-_STARTS = (Learnt, Zeros, SelfRange, Samba, H3, InSequence, Nested, Independent, Gated)
+_PARTS = (GateRange, ChannelRange, FixedDecay, KeyDecayRange, RateRange, RateDecayRange, StepRange, Unit, Length, Scaled, Rotated)
+_STARTS = (Polynomial, ShareRange, ThresholdRange, Learnt, Zeros, SelfRange, Samba, H3, InSequence, Nested, Independent, Gated)
 
 
 def recipes() -> list[str]:

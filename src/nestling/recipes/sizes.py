@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from nestling.core import Chain, Descend, Level, Momentum
+
 
 @dataclass(frozen=True)
 class Size:
@@ -42,12 +44,24 @@ EXPAND = {
     "titans_mac": (3.63, 0.58, 1.01, 2.69),
     "titans_mag": (3.63, 0.58, 1.01, 2.69),
     "titans_mal": (6.08, 3.01, 3.43, 5.21),
+    "moneta": (5.67, 2.6, 3.04, 4.69),
+    "yaad": (5.67, 2.6, 3.03, 4.69),
+    "memora": (5.67, 2.6, 3.04, 4.69),
+    "atlas": (6.57, 3.61, 4.13, 6.13),
+    "tnt": (5.4, 2.34, 2.78, 4.21),
     "hope_attention": (6.5, 3.42, 3.81, 5.72),
     "hope_gated": (6.85, 3.8, 4.22, 6.05),
     "hope": (6.94, 3.82, 4.25, 6.04),
 }
+MOMENTUM = Chain((Descend(), Momentum()))
 NOMINAL = {"170m": 170_000_000, "340m": 340_000_000, "760m": 760_000_000, "1.3b": 1_300_000_000}
 """Parameters, with an untied vocabulary of 32,000 tokens"""
+
+
+DESK: dict[str, dict[str, Any]] = {
+    "tnt": {"schedule": (Level("global", 64, MOMENTUM), Level("local", 8, MOMENTUM, reset=256))},
+}
+"""What "tiny" has smaller besides: rows are short"""
 
 
 def preset(recipe: str, size: str) -> dict[str, Any]:
@@ -58,5 +72,5 @@ def preset(recipe: str, size: str) -> dict[str, Any]:
     """
     shape = dict(vars(SIZES[size]))
     if size not in NOMINAL:
-        return shape
+        return {**shape, **DESK.get(recipe, {})}
     return {**shape, "expand": EXPAND[recipe][list(NOMINAL).index(size)], "tied": False}
