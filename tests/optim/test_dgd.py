@@ -39,6 +39,7 @@ def solve(w: torch.Tensor, x: torch.Tensor, u: torch.Tensor, eta: float) -> torc
     return torch.linalg.solve(system, torch.outer(u, x) + w / eta, left=False)
 
 
+@pytest.mark.equation("Nested Learning", 56, 57, 112, 113, 114, 115, 116, 117, 118, 119, 120, 121)
 @pytest.mark.parametrize("reading", ["averaged", "sequential"])
 @pytest.mark.parametrize("eta", [0.01, 0.3, 20.0])
 def test_one_input_is_the_direct_solve(reading, eta) -> None:
@@ -155,6 +156,7 @@ def test_generalised_descent_on_l2_is_delta_descent_with_the_plain_rate(objectiv
     torch.testing.assert_close(model.weight.detach(), w - 0.1 * (w @ x.T + delta.T) @ x / 6, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.equation("Nested Learning", 59, 60)
 @pytest.mark.parametrize("retention", [Decay(), ElasticNet(0.02), Lq(2.5)])
 @pytest.mark.parametrize("window", [1, 3])
 def test_generalised_descent_is_a_loop_over_its_definition(retention, window) -> None:

@@ -17,6 +17,7 @@ from tests.optim.problem import loss, network, same, train
 LEVELS = [Level("slow", period=4, owns="0.*"), Level("fast", 1, owns="2.*")]
 
 
+@pytest.mark.equation("Nested Learning", 71)
 def test_a_slow_level_moves_by_the_sum_of_a_period() -> None:
     """NL eq. 71: W ← W − η Σ g where the period is full, else W."""
     model, expected = network(), []

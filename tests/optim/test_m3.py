@@ -49,6 +49,7 @@ def algorithm(given: list[Tensor], form: str) -> list[Tensor]:
     return expected
 
 
+@pytest.mark.equation("Nested Learning", 75, "Alg. 1")
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3)])
 @pytest.mark.parametrize("form", ["paper", "mean"])
 def test_m3_is_algorithm_1(form: str, shape: tuple[int, int]) -> None:

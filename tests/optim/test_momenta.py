@@ -28,6 +28,7 @@ from nestling.optim import DeepMomentum, DeltaMomentum, Gradient, GradientMemory
 from tests.optim.problem import follow, gradients, loss, network, same, train
 
 
+@pytest.mark.equation("Nested Learning", 12, 13, 34)
 def test_momentum_is_a_memory_without_keys() -> None:
     """NL eqs 33-34: m ← α m − η g, W ← W + m."""
     rule, gates = GradientMemory(Memory(Constant(), DotProduct())), Gates(lr=0.1, retain=0.8)
@@ -39,6 +40,7 @@ def test_momentum_is_a_memory_without_keys() -> None:
         torch.testing.assert_close(update, m, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.equation("Nested Learning", 33, 34, 35, 36, 37)
 @pytest.mark.parametrize("shape", [(3, 4), (5,), (), (2, 3, 4)])
 def test_the_momentum_of_sgd_is_that_memory(shape) -> None:
     """At a constant rate it does not matter whether the rate stands in the memory or behind it."""
@@ -47,6 +49,7 @@ def test_the_momentum_of_sgd_is_that_memory(shape) -> None:
     same(ours, follow(lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), given))
 
 
+@pytest.mark.equation("Nested Learning", 46, 47)
 def test_preconditioned_momentum_is_equation_47() -> None:
     given, w, m, v, expected = gradients(50, 3, 4), 0.0, 0.0, 0.0, []
     for t, g in enumerate(given, 1):
@@ -64,6 +67,7 @@ def test_a_preconditioner_may_be_any_rule() -> None:
     torch.testing.assert_close(seen[0], -expected)
 
 
+@pytest.mark.equation("Nested Learning", 49)
 @pytest.mark.parametrize("shape", [(3, 4), (4, 3), (1, 6)])
 @pytest.mark.parametrize("form", ["paper", "rated"])
 def test_delta_momentum_is_equation_49(shape, form) -> None:
@@ -77,6 +81,7 @@ def test_delta_momentum_is_equation_49(shape, form) -> None:
     same(follow(lambda p: DeltaMomentum(p, lr=eta, momentum=alpha, form=form), given), expected)
 
 
+@pytest.mark.equation("Nested Learning", 48)
 def test_delta_momentum_is_a_gradient_step_of_equation_48() -> None:
     """½‖m gᵀ + I‖², differentiated by autograd."""
     given, eta, alpha, expected = [0.3 * g for g in gradients(20, 3, 4)], 0.05, 0.9, []
@@ -177,6 +182,7 @@ def deep(form: str, width: int, depth: int, shape: tuple[int, ...]) -> list[torc
     return expected
 
 
+@pytest.mark.equation("Nested Learning", 50)
 @pytest.mark.parametrize("form", ["paper", "similar"])
 @pytest.mark.parametrize(("width", "depth", "shape"), [(4, 2, (3, 4)), (5, 3, (3, 4)), (4, 1, (6,))])
 def test_deep_momentum_is_equation_50(form, width, depth, shape) -> None:

@@ -41,11 +41,13 @@ PAIRS = [
 ]
 
 
+@pytest.mark.equation("Nested Learning", 1)
 @pytest.mark.parametrize(("ours", "theirs"), PAIRS)
 def test_fifty_steps_are_those_of_torch(ours, theirs) -> None:
     same(trajectory(lambda model: ours(model.parameters())), trajectory(lambda model: theirs(model.parameters())))
 
 
+@pytest.mark.equation("Nested Learning", 42)
 @pytest.mark.parametrize("kind", ["nesterov", "heavy ball"])
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
 def test_muon_is_that_of_torch_without_its_rounding(kind: str, shape: tuple[int, int], monkeypatch) -> None:
@@ -92,6 +94,7 @@ def argmin(past: list[torch.Tensor], weights: list[float], ridge: float) -> torc
     return torch.stack(best).view_as(past[0])
 
 
+@pytest.mark.equation("Nested Learning", 100, 101, 102, 103, 104, 105)
 def test_adam_is_the_closed_form_of_a_memory() -> None:
     """NL eqs 101-105 with examples that are forgotten as βⁱ: the memory's minimum is m̂/√v̂."""
     beta, given, w, expected = 0.9, gradients(50, 3, 2), 0.0, []
@@ -102,6 +105,7 @@ def test_adam_is_the_closed_form_of_a_memory() -> None:
     same(follow(lambda p: optim.Adam(p, lr=0.01, betas=(beta, beta), eps=0.0), given), expected, 1e-9)
 
 
+@pytest.mark.equation("Nested Learning", 106, 107, 108, 109, 110, 111)
 def test_adagrad_is_the_closed_form_of_a_memory_that_forgets_nothing() -> None:
     """NL eqs 101-102 and 111 by entry: all examples weigh the same, M = Σg, H = Σg²."""
     given, w, expected = gradients(50, 3, 2), 0.0, []

@@ -41,6 +41,7 @@ def flat(model: nn.Module) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 
+@pytest.mark.equation("Nested Learning", 71)
 @pytest.mark.parametrize("name", INNER)
 def test_eq_71_with_any_optimizer(name: str) -> None:
     """θ_{i+1} = θ_i − f(Σ of its C gradients) where i is due, 0 otherwise: four optimizers, each on its own clock."""
@@ -64,6 +65,7 @@ def test_eq_71_with_any_optimizer(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(flat(model[3]), flat(network()[3]), strict=True))
 
 
+@pytest.mark.equation("Nested Learning", 72)
 @pytest.mark.parametrize("carry", [0.0, 0.3, 1.0])
 def test_eq_72_a_level_begins_anew_from_what_the_slower_one_keeps(carry: float) -> None:
     model, mirror = network(), network()

@@ -52,6 +52,7 @@ def shares(given: Problem) -> Tensor:
     return torch.rand(given.rate.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
 
+@pytest.mark.equation("Atlas", 8, 9, 10, 11)
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 @pytest.mark.parametrize(("period", "window"), [(1, 3), (4, 1), (4, 9)])
 def test_eqs_8_to_11_the_omega_rule(period, window, path):
@@ -79,6 +80,7 @@ def test_eqs_8_to_11_the_omega_rule(period, window, path):
     same(y, expected)
 
 
+@pytest.mark.equation("Atlas", 11)
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 def test_eq_11_the_omega_rule_of_a_matrix(path):
     """Mₜ = Mₜ₋₁(αₜI − Σγφφᵀ) + Σγvφᵀ (the printed sign of the last term is a misprint)."""
@@ -98,6 +100,7 @@ def test_eq_11_the_omega_rule_of_a_matrix(path):
     same(y, each(given, loop))
 
 
+@pytest.mark.equation("Atlas", 32, 33)
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 @pytest.mark.parametrize("printed", ["eqs 32-33", "appendix D"])
 def test_eqs_32_and_33_atlas(printed, path):

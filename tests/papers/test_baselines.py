@@ -59,6 +59,7 @@ def compare(layer: MemoryLayer, heads, write) -> None:
     torch.testing.assert_close(got[0], expected, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.equation("Baselines", "RetNet 3–8")
 def test_retnet():
     """RetNet eqs 3-8: Sₙ = αSₙ₋₁ + vₙ(kₙe^{-inθ})ᵀ/√d, oₙ = Sₙ(qₙe^{inθ}), α = 1 - 2^(-5-h); pairs turned as complex numbers."""
     half = WIDTH // 2
@@ -74,6 +75,7 @@ def test_retnet():
     compare(layer_of("retnet"), lambda q, k, v: (turned(q), turned(k) / math.sqrt(WIDTH), v), write)
 
 
+@pytest.mark.equation("Baselines", "GLA 3", "GLA 5")
 def test_gla():
     """GLA eqs 3-5: Sₜ = Sₜ₋₁ diag(αₜ) + vₜkₜᵀ, αₜ = σ(W₂W₁xₜ + b)^(1/16), oₜ = Sₜqₜ/√d."""
     layer = layer_of("gla")
@@ -87,6 +89,7 @@ def test_gla():
     compare(layer, lambda q, k, v: (q / math.sqrt(WIDTH), k, v), write)
 
 
+@pytest.mark.equation("Baselines", "DeltaNet")
 def test_deltanet():
     """DeltaNet: Sₜ = Sₜ₋₁(I - βₜkₜkₜᵀ) + βₜvₜkₜᵀ, β = σ(wx)."""
     layer = layer_of("deltanet")
@@ -99,6 +102,7 @@ def test_deltanet():
     compare(layer, activated, write)
 
 
+@pytest.mark.equation("Baselines", "Gated DeltaNet 10", "Gated DeltaNet §3.3")
 def test_gated_deltanet():
     """Gated DeltaNet eq. 10: Sₜ = αₜSₜ₋₁(I - βₜkₜkₜᵀ) + βₜvₜkₜᵀ, α = exp(-A softplus(ux + b))."""
     layer = layer_of("gated_deltanet")
@@ -144,11 +148,13 @@ def ttt(recipe: str, base: float, read: Callable[[list[Tensor], Tensor], Tensor]
     compare(layer, lambda q, k, v: (unit(q), unit(k), v), write)
 
 
+@pytest.mark.equation("Baselines", "TTT §2")
 def test_ttt_linear():
     """TTT §2.7: f_res(x) = Wx, η = σ(θx)."""
     ttt("ttt_linear", 1.0, lambda weights, x: weights[0] @ x)
 
 
+@pytest.mark.equation("Baselines", "TTT §2")
 def test_ttt_mlp():
     """TTT §2.7: f_res(x) = W₂ GELU(W₁x), η = 0.1 σ(θx)."""
     ttt("ttt_mlp", 0.1, lambda weights, x: weights[1] @ F.gelu(weights[0] @ x))

@@ -14,6 +14,8 @@ WIDTH, HEADS, LENGTH = 4, 2, 19
 ZEROS = {"w1": torch.zeros(HEADS, WIDTH, WIDTH, dtype=torch.float64)}
 
 
+@pytest.mark.equation("Nested Learning", 14, 15, 16, 17, 18)
+@pytest.mark.equation("Titans", 4, 5)
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 @pytest.mark.parametrize("period", [1, 4, float("inf")])
 def test_eqs_14_to_18_linear_attention(period, path):
@@ -24,6 +26,8 @@ def test_eqs_14_to_18_linear_attention(period, path):
     same(y, scores @ given.v)
 
 
+@pytest.mark.equation("MIRAS", 5, 8)
+@pytest.mark.equation("Nested Learning", 5, 64)
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 def test_eq_8_of_miras_retnet_decays(path):
     """MIRAS eq. 8: Mₜ = αMₜ₋₁ + vₜkₜᵀ, so yₜ = Σⱼ≤ₜ α^(t-j) vⱼ⟨kⱼ, qₜ⟩ (RetNet), one α a head."""
@@ -50,6 +54,7 @@ def gated_deltanet(initial: Tensor, given: Problem) -> Tensor:
     return each(given, loop)
 
 
+@pytest.mark.equation("Baselines", "Gated DeltaNet")
 def test_gated_deltanet_forgets_before_it_looks():
     """The gated delta rule (Gated DeltaNet, arXiv 2412.06464): Sₜ = αₜSₜ₋₁(I - βₜkₜkₜᵀ) + βₜvₜkₜᵀ, in every period of one token."""
     given, initial = problem(LENGTH), weights(HEADS, WIDTH, WIDTH)
@@ -68,6 +73,7 @@ def test_titans_is_not_gated_deltanet_unless_nothing_is_forgotten():
     same(y, gated_deltanet(initial, kept))
 
 
+@pytest.mark.equation("Baselines", "Gated DeltaNet 10")
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 @pytest.mark.parametrize("period", [1, 5, 64])
 def test_gated_deltanet_many_tokens_at_once(period, path):
@@ -82,6 +88,9 @@ def test_gated_deltanet_many_tokens_at_once(period, path):
     same(state.dual["w1"], expected.dual["w1"])
 
 
+@pytest.mark.equation("MIRAS", 9)
+@pytest.mark.equation("Nested Learning", 65)
+@pytest.mark.equation("Baselines", "DeltaNet")
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 def test_deltanet_is_the_l2_memory_that_forgets_nothing(path):
     """MIRAS table 1, row DeltaNet: ℓ = ½‖Mk - v‖², b = 1, no decay; as Hebbian writes with erasure it is the same memory."""
@@ -91,6 +100,7 @@ def test_deltanet_is_the_l2_memory_that_forgets_nothing(path):
     same(y, expected)
 
 
+@pytest.mark.equation("Baselines", "GLA 3")
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 @pytest.mark.parametrize("period", [1, 4, 16])
 def test_gla_forgets_by_key(period, path):

@@ -42,6 +42,7 @@ def literal(layer: Mamba2, u: Tensor) -> Tensor:
     return (y / torch.sqrt(y.square().mean(-1, keepdim=True) + layer.norm.eps) * layer.norm.gain) @ layer.out.weight.T
 
 
+@pytest.mark.equation("Baselines", "Mamba-2")
 @pytest.mark.parametrize("recipe", ["mamba2", "samba"])
 def test_the_state_space_is_a_memory(recipe):
     """Mamba-2: hₜ = exp(ΔₜA) hₜ₋₁ + Δₜ Bₜ xₜᵀ, yₜ = Cₜᵀhₜ + D xₜ, with one B and one C for all heads."""
@@ -66,6 +67,7 @@ def test_steps_and_decays_begin_in_their_ranges():
     assert 1 < float(speed.min()) < 2 and 15 < float(speed.max()) < 16
 
 
+@pytest.mark.equation("Baselines", "Samba §2")
 def test_samba_takes_turns():
     """Samba §2: a state space, then attention in a window, each before an MLP."""
     model = nl.build("samba", **small("samba", layers=4))

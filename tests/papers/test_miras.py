@@ -48,6 +48,7 @@ def deep_weights() -> dict[str, Tensor]:
     return {"w1": weights(HEADS, 8, WIDTH), "w2": weights(HEADS, WIDTH, 8, seed=2)}
 
 
+@pytest.mark.equation("MIRAS", 10, 11, 24, 25)
 def test_eqs_24_and_25_moneta():
     """MIRAS eqs 24-25, (p, q) = (3, 4): Aₜ = αAₜ₋₁ - η p (Sign(r) ⊙ |r|^(p-1)) kᵀ, Wₜ = Aₜ/‖Aₜ‖_q^(q-2), linear memory."""
     given, initial = problem(LENGTH), weights(HEADS, WIDTH, WIDTH)
@@ -71,6 +72,7 @@ def test_eqs_24_and_25_moneta():
     same(y, each(given, loop))
 
 
+@pytest.mark.equation("MIRAS", 24)
 def test_eq_24_starts_at_the_weights_it_is_given():
     """MIRAS eq. 24, where the inverse map is left out: without writes Moneta reads W₀, not A₀."""
     given, initial = problem(1), weights(HEADS, WIDTH, WIDTH)
@@ -78,6 +80,7 @@ def test_eq_24_starts_at_the_weights_it_is_given():
     same(y, each(given, lambda head, now: now.q @ initial[head].mT))
 
 
+@pytest.mark.equation("MIRAS", 14)
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 def test_eqs_14_and_26_yaad(path):
     """MIRAS eq. 26 by coordinate (eq. 14): W ← αW - η(r ⊙ I(|r| ≤ δ) + δ Sign(r) ⊙ I(|r| > δ))kᵀ, δ of the token."""
@@ -98,6 +101,7 @@ def test_eqs_14_and_26_yaad(path):
     same(y, each(given, loop))
 
 
+@pytest.mark.equation("MIRAS", 13)
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 def test_eq_13_yaad_without_a_threshold_is_l2(path):
     """MIRAS eq. 13 for δ → ∞ is ½r²: the same memory as L2."""
@@ -110,6 +114,7 @@ def test_eq_13_yaad_without_a_threshold_is_l2(path):
     same(huge, l2, 1e-12)
 
 
+@pytest.mark.equation("MIRAS", 10, 24)
 def test_eqs_10_and_24_with_p_and_q_of_two_is_l2_at_twice_the_rate():
     """MIRAS eq. 10 carries the factor p; with q = 2 eq. 24's map is the identity."""
     given, initial = problem(LENGTH), deep_weights()
@@ -119,6 +124,7 @@ def test_eqs_10_and_24_with_p_and_q_of_two_is_l2_at_twice_the_rate():
     same(y, expected)
 
 
+@pytest.mark.equation("MIRAS", 12)
 def test_eq_12_with_p_of_one_only_signs_are_written():
     """MIRAS eq. 12, the value-less memory: W ← W - η Sign(r)kᵀ (away from zero, ε = 0)."""
     given, initial = problem(1), weights(HEADS, WIDTH, WIDTH)
@@ -127,6 +133,7 @@ def test_eq_12_with_p_of_one_only_signs_are_written():
     same(state.dual["w1"][0, 0], w - 0.1 * torch.outer((w @ k - v).sign(), k))
 
 
+@pytest.mark.equation("MIRAS", 21, 27)
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 def test_eqs_21_and_27_memora(scale):
     """MIRAS eq. 27 (21 with the rates decoupled): Wₜ = c Softmax(α log Wₜ₋₁ - η∇ℓ₂(Wₜ₋₁)), by rows, of a two-layer memory."""
@@ -150,6 +157,7 @@ def test_eqs_21_and_27_memora(scale):
         same(w.sum(-1), torch.full_like(w.sum(-1), scale))
 
 
+@pytest.mark.equation("MIRAS", 23)
 def test_eq_23_elastic_net():
     """MIRAS eq. 23, the FTRL reading: Aₜ = Aₜ₋₁ - η∇ℓ(Wₜ₋₁), Wₜ = S_γ(Aₜ), S_γ(z) = sign(z) max(0, |z| - γ)."""
     given, initial, gamma = problem(LENGTH), weights(HEADS, WIDTH, WIDTH), 0.15
@@ -172,6 +180,7 @@ def test_eq_23_elastic_net():
     same(memory.primal(state.dual)["w1"].flatten(0, 1), torch.stack(finals))
 
 
+@pytest.mark.equation("MIRAS", 28, 29, 30, 31, 32)
 def test_eqs_28_to_32_within_a_chunk_moneta_and_memora_measure_at_its_start():
     """MIRAS §5.4: gradients at the last state of the chunk before; reads from the running weights, the map at every token."""
     given = problem(8)
@@ -195,6 +204,7 @@ def test_eqs_28_to_32_within_a_chunk_moneta_and_memora_measure_at_its_start():
     same(y, each(given, loop))
 
 
+@pytest.mark.equation("MIRAS", 8)
 def test_eq_8_decay_is_l2_retention():
     """MIRAS eq. 8: argmin ⟨W, ∇ℓ⟩ + ‖W - αW'‖²/2η is αW' - η∇ℓ."""
     given, initial = problem(1), weights(HEADS, WIDTH, WIDTH)

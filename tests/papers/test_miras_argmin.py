@@ -83,6 +83,7 @@ def on_simplex(scale: float, seed: int = 1) -> Tensor:
     return scale * torch.softmax(normal(OUT, WIDTH, seed=seed), -1)
 
 
+@pytest.mark.equation("MIRAS", 8)
 def test_eq_8_l2_retention():
     """⟨W, ∇ℓ⟩ + ‖W - αW'‖²/2η."""
     w, g = normal(OUT, WIDTH), normal(OUT, WIDTH, seed=1)
@@ -90,6 +91,7 @@ def test_eq_8_l2_retention():
     close(step(Decay(), w, g, Gates(RATE, 0.9)), found)
 
 
+@pytest.mark.equation("MIRAS", 21)
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 def test_eq_21_kl_with_entropy(scale):
     """⟨W, ∇ℓ⟩ + KL(W, W')/η + Σ W log W/a on the scaled simplex; λ = (1/a)/(1/a + 1/η), α = 1 - λ, η' = 1/(1/a + 1/η)."""
@@ -105,6 +107,7 @@ def test_eq_21_kl_with_entropy(scale):
     close(step(KL(scale), w, g, gates), scale * torch.softmax(smooth(objective, w.log()), -1))
 
 
+@pytest.mark.equation("MIRAS", 18)
 @pytest.mark.parametrize("divergence", [Hellinger(), ReverseKL(), ChiSquared()], ids=repr)
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 def test_eq_18_f_divergence(divergence, scale):
@@ -120,6 +123,7 @@ def test_eq_18_f_divergence(divergence, scale):
     close(got.sum(-1), torch.full((OUT,), scale, dtype=torch.float64))
 
 
+@pytest.mark.equation("MIRAS", 18)
 def test_eq_18_chi_squared_may_leave_nothing_of_a_weight():
     """Where the gradient is large, the constraint W ≥ 0 holds; the others have what is left."""
     w = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64)
@@ -140,6 +144,7 @@ class _Entropy(Divergence):
         return slope.exp()
 
 
+@pytest.mark.equation("MIRAS", 18)
 def test_eq_18_with_entropy_is_eq_21_in_value_and_slope():
     """f = τ ln τ is KL; and the search for ζ does not get in the way of gradients."""
     w, g = on_simplex(1.0), normal(OUT, WIDTH, seed=2)
@@ -154,6 +159,7 @@ def test_eq_18_with_entropy_is_eq_21_in_value_and_slope():
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.equation("MIRAS", 22)
 def test_eq_22_elastic_net_in_the_learning_retaining_reading():
     """⟨W, ∇ℓ⟩ + ‖W - W'‖²/2θ + ‖W‖²/2b + s‖W‖₁: W = S_γ(λW' - ζ∇ℓ), λ = b/(b+θ), ζ = θλ, γ = ζ s."""
     w, g, b, s = normal(OUT, WIDTH), normal(OUT, WIDTH, seed=1), 2.0, 0.7
@@ -167,6 +173,7 @@ def test_eq_22_elastic_net_in_the_learning_retaining_reading():
     assert bool((got == 0).any()), "hard forgetting"
 
 
+@pytest.mark.equation("MIRAS", 23)
 def test_eq_23_elastic_net_in_the_ftrl_reading():
     """⟨W, Σ∇ℓ⟩ + (‖W‖²/2 + s‖W‖₁)/η: W = S_γ(A), γ = s, A = -η Σ∇ℓ."""
     total, s = normal(OUT, WIDTH, seed=1), 0.3
@@ -189,6 +196,7 @@ def test_lq_stability(q):
     assert torch.allclose(printed, LqLink(q).primal(dual)) == (q == 2)
 
 
+@pytest.mark.equation("MIRAS", 24)
 def test_eq_24_as_printed_minimises_nothing():
     """The map A/‖A‖_q^(q-2) has no potential for q ≠ 2: its Jacobian is not symmetric."""
     a = normal(2, 2)
@@ -253,6 +261,7 @@ def written(objective, threshold: float, w: Tensor, k: Tensor, v: Tensor) -> Ten
     return (w - memory.write(memory.init({"w1": w}), k, v, Gates(RATE, threshold=threshold)).dual["w1"]) / RATE
 
 
+@pytest.mark.equation("MIRAS", 15, 16)
 def test_eqs_15_and_16_huber_by_norm_and_as_a_mixture():
     """Inside δ all are ℓ₂; outside, (15) writes δ r/‖r‖ and (16) δ Sign(r)."""
     w, k, v = normal(OUT, WIDTH), normal(WIDTH, seed=1), normal(OUT, seed=2)

@@ -29,6 +29,7 @@ WIDTH, HEADS, LENGTH = 4, 2, 21
 EYE = torch.eye(WIDTH, dtype=torch.float64)
 
 
+@pytest.mark.equation("Nested Learning", 56, 57)
 def test_eqs_56_and_57_delta_gradient_descent_solves_its_proximal_problem():
     """NL eq. 57: W ← W(I - η'xxᵀ) - η'∇_yL ⊗ x with η' = η/(1+η) minimises eq. 56, ½‖Wx - u‖² + ‖W - Wₜ‖²/2η, for ‖x‖ = 1.
 
@@ -45,6 +46,7 @@ def test_eqs_56_and_57_delta_gradient_descent_solves_its_proximal_problem():
     same(state.dual["w1"][1, 1], best)
 
 
+@pytest.mark.equation("Nested Learning", 88, 93)
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 @pytest.mark.parametrize("chunk", [1, 4, 16])
 def test_eqs_88_and_93_delta_gradient_descent_along_tokens(chunk, path):
@@ -66,6 +68,7 @@ def test_eqs_88_and_93_delta_gradient_descent_along_tokens(chunk, path):
     same(y, each(given, loop))
 
 
+@pytest.mark.equation("Nested Learning", 93)
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 def test_eq_93_is_a_gated_delta_rule(path):
     """NL eq. 93 as Sₜ = αSₜ₋₁(I - bkkᵀ) + bv'kᵀ with b = η/α and v' = α(v̂ - M_c k), to 1e-12."""
@@ -87,11 +90,13 @@ def test_eq_93_is_a_gated_delta_rule(path):
     same(y, each(given, loop), 1e-12)
 
 
+@pytest.mark.equation("Nested Learning", 92)
 def test_eq_92_with_the_dot_product_a_repeated_key_is_learnt_exactly():
     """NL eq. 92 (its sign set right: + ηv̂kᵀ): delta retention erases, the dot product writes, Mk converges to v."""
     same(repeated(Memory(Matrix(), DotProduct(), Delta())), torch.tensor([1.0, -2.0, 3.0, 4.0], dtype=torch.float64))
 
 
+@pytest.mark.equation("Nested Learning", 88)
 def test_eq_88_with_l2_erases_twice():
     """NL eq. 88 with ‖·‖² (here ½‖·‖²): one repeated unit key converges to v/2; plain L2 without delta retention to v."""
     value = torch.tensor([1.0, -2.0, 3.0, 4.0], dtype=torch.float64)
@@ -109,6 +114,7 @@ def repeated(memory: Memory) -> Tensor:
     return y[0, 0, -1]
 
 
+@pytest.mark.equation("Nested Learning", 57, 88)
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 def test_delta_gradient_descent_of_a_deep_memory_erases_by_each_layers_own_input(path):
     """NL eq. 57 at every linear map of M(x) = x + W₂σ(W₁x): W ← W(αI - ηzzᵀ) - ηδzᵀ, z the map's input at the commit."""
@@ -135,6 +141,7 @@ def test_delta_gradient_descent_of_a_deep_memory_erases_by_each_layers_own_input
     same(y, each(given, loop))
 
 
+@pytest.mark.equation("Nested Learning", 10, 11, 12, 13, 34)
 def test_eqs_10_to_13_momentum_is_a_memory_without_keys():
     """NL eqs 10-13 and 33-34: m ← αm - ηg is one write of ``Constant`` with the dot product, values -g."""
     memory = Memory(Constant(), DotProduct())
@@ -147,6 +154,7 @@ def test_eqs_10_to_13_momentum_is_a_memory_without_keys():
     same(memory.read(state, torch.zeros(2, dtype=torch.float64)), m)
 
 
+@pytest.mark.equation("Nested Learning", 48, 49)
 def test_eqs_48_and_49_delta_momentum_is_a_matrix_memory_of_gradients():
     """NL eq. 48: min ‖m k - P‖² with keys that are rows of the gradient, one after the other, by the delta rule."""
     memory = Memory(Matrix(), L2())
@@ -159,6 +167,7 @@ def test_eqs_48_and_49_delta_momentum_is_a_matrix_memory_of_gradients():
     same(state.dual["w1"], m)
 
 
+@pytest.mark.equation("Nested Learning", 71)
 @pytest.mark.parametrize("period", [1, 3, 4])
 def test_eq_71_a_level_moves_by_the_sum_of_its_chunk(period):
     """NL eq. 71: θᵢ₊₁ = θᵢ - Σ η f(θ; x) over the C points of the chunk when i ≡ 0 (mod C), and nothing otherwise."""
@@ -177,6 +186,7 @@ def test_eq_71_a_level_moves_by_the_sum_of_its_chunk(period):
             assert not bool(update.any())
 
 
+@pytest.mark.equation("Nested Learning", 105)
 def test_eq_105_adams_second_memory():
     """NL eqs 101-105: with P = √Σg² the optimal memory is Adam's M̃/(H^½ + ε); torch's Adam is the oracle (β₁ = 0)."""
     parameter = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
@@ -192,6 +202,7 @@ def test_eq_105_adams_second_memory():
     same(mine, parameter.detach(), 1e-12)
 
 
+@pytest.mark.equation("Nested Learning", 10, 11, 33)
 def test_eqs_10_and_11_gradient_descent_with_momentum_is_torchs_sgd():
     """NL eqs 10-11: m ← m + ∇L, W ← W - ηm; 50 steps beside torch.optim.SGD."""
     parameter = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)

@@ -184,6 +184,7 @@ def changed(form: SelfForm, **fields) -> SelfForm:
     return SelfForm(**{**vars(form), **fields})
 
 
+@pytest.mark.equation("Nested Learning", 83, 84, 85, 86, 87, 88, 89, 90)
 @pytest.mark.parametrize("form", [PRINTED, DEEP, SelfForm()], ids=["printed", "deep", "default"])
 @pytest.mark.parametrize("period", [1, 4, 16])
 def test_eqs_83_to_90_memories_that_make_their_own_keys_values_rates_and_targets(period, form):
@@ -232,6 +233,7 @@ def test_table_6_takes_away_one_idea_at_a_time():
         assert differs(name) == {"adaptive", "static"} and name in ABLATED.without(name).static
 
 
+@pytest.mark.equation("Nested Learning", 93)
 def test_eq_93_is_a_gated_delta_rule():
     """NL eq. 93 with erase η/α and value α(v̂ - M_c k): S_t = α S_{t-1}(I - b k kᵀ) + b v' kᵀ, to 1e-12 (§1.15)."""
     period, width, length = 8, 5, 40
@@ -256,6 +258,7 @@ def test_eq_93_is_a_gated_delta_rule():
     same(state.dual["w1"][0, 0], s, 1e-12)
 
 
+@pytest.mark.equation("Nested Learning", 88)
 @pytest.mark.parametrize("form", [PRINTED, DEEP, SelfForm()], ids=["printed", "deep", "default"])
 def test_eq_88_without_rates_and_forgetting_is_a_static_network(form):
     """NL eq. 88 with η = 0 and α = 1 leaves every memory at its meta-learnt start."""

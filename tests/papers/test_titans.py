@@ -31,6 +31,7 @@ def layered(given: Problem, seed: int) -> tuple[Problem, ...]:
     return tuple(problem(given.q.shape[2], seed=seed + i) for i in range(2))
 
 
+@pytest.mark.equation("Titans", 8, 9, 10, 11, 12, 13, 14, 15, "NeurIPS §3.3", "NeurIPS B.3")
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 @pytest.mark.parametrize("chunk", [1, 16])
 def test_eqs_8_to_15_the_neural_long_term_memory(chunk, path):
@@ -77,6 +78,7 @@ def test_eqs_8_to_15_the_neural_long_term_memory(chunk, path):
             same(state.rule[name][1][row, head], s)
 
 
+@pytest.mark.equation("Titans", 8)
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 def test_eq_8_momentary_surprise_alone(path):
     """Titans eq. 8: Mₜ = Mₜ₋₁ - θₜ∇ℓ(Mₜ₋₁; xₜ), the neutral gates of the full rule."""
@@ -94,6 +96,7 @@ def test_eq_8_momentary_surprise_alone(path):
         same(y, each(given, loop))
 
 
+@pytest.mark.equation("Titans", 16, 17)
 def test_eqs_16_and_17_a_chunk_of_a_linear_memory_in_closed_form():
     """Titans §3.2, eqs 16-17: M_b = β_b M₀ - (W₀K - V) Θ_b B_b Kᵀ, with βᵢ = Πⱼ≤ᵢ(1-αⱼ) and B_b = diag(β_b/βᵢ)."""
     given, initial = problem(16), weights(HEADS, WIDTH, WIDTH)
@@ -113,6 +116,7 @@ def test_eqs_16_and_17_a_chunk_of_a_linear_memory_in_closed_form():
                     same(y[row, head, t], m @ given.q[row, head, t])
 
 
+@pytest.mark.equation("Titans", 18)
 def test_eq_18_momentum_in_a_chunk_is_a_linear_scan():
     """Titans eq. 18 with eq. 13, in closed form: S_b = mS₀ - Σ Pθu, M_b = βM₀ + fS₀ - Σ Gu, over two chunks."""
     given, initial = problem(16), weights(HEADS, WIDTH, WIDTH)
@@ -138,6 +142,8 @@ def test_eq_18_momentum_in_a_chunk_is_a_linear_scan():
             same(state.rule["w1"][1][row, head], s)
 
 
+@pytest.mark.equation("Titans", "App. C")
+@pytest.mark.equation("MIRAS", 9)
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 def test_appendix_c_without_momentum_and_decay_it_is_deltanet(path):
     """Titans App. C: ηₜ = 0, αₜ = 0, b = 1 and a linear memory give Sₜ = Sₜ₋₁(I - βₜkₜkₜᵀ) + βₜvₜkₜᵀ (DeltaNet)."""

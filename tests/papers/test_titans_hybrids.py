@@ -31,6 +31,7 @@ def vectors(length: int = LENGTH) -> Tensor:
     return torch.randn(2, length, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.equation("Titans", 19, 27)
 @pytest.mark.parametrize("window", [1, 4, 40])
 def test_eqs_19_and_27_attention_sees_the_prefix_from_everywhere(window):
     """Titans eq. 19, SW-Attn* of eq. 27 (Fig. 3b): softmax over all N_p persistent tokens and the last ``window`` tokens."""
@@ -55,6 +56,7 @@ def test_eqs_19_and_27_attention_sees_the_prefix_from_everywhere(window):
         torch.testing.assert_close(torch.cat((first, second), 1), expected, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.equation("Titans", 26, 27, 28)
 def test_eqs_26_to_28_memory_as_gate():
     """Titans eqs 26-28: o = y ⊗ M(x̃); both normed by learnable vectors, then σ on the memory's side."""
     memory, attention = MemoryLayer(DIM, HEADS, LONG_TERM_MEMORY), Attention(DIM, HEADS, 4, 3)
@@ -71,6 +73,7 @@ def test_eqs_26_to_28_memory_as_gate():
         torch.testing.assert_close(layer(x)[0], expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.equation("Titans", 29, 30, 31)
 def test_eqs_29_to_31_memory_as_layer():
     """Titans eqs 30-31: y = M(x), o = SW-Attn(y)."""
     memory, attention = MemoryLayer(DIM, HEADS, LONG_TERM_MEMORY).double(), Attention(DIM, HEADS, 4, 3).double()
@@ -80,12 +83,14 @@ def test_eqs_29_to_31_memory_as_layer():
         assert torch.equal(MemoryAsLayer(memory, attention)(x)[0], expected)
 
 
+@pytest.mark.equation("Titans", 30, 31)
 def test_as_a_layer_a_memory_that_is_the_identity_leaves_sliding_window_attention():
     attention, x = Attention(DIM, HEADS, 4).double(), vectors()
     with torch.no_grad():
         assert torch.equal(MemoryAsLayer(Identity(), attention)(x)[0], attention(x)[0])
 
 
+@pytest.mark.equation("Titans", "NeurIPS §3.2")
 def test_blocks_of_the_samba_style_take_turns():
     """NeurIPS version of Titans, §3.2."""
     model = nl.build("titans_mal", vocab_size=50, **small("titans_mal", layers=4))
@@ -148,6 +153,7 @@ def context(pool: int) -> MemoryAsContext:
     return MemoryAsContext(MemoryLayer(DIM, HEADS, LONG_TERM_MEMORY), Segment(6, persistent=2, pool=pool)).double()
 
 
+@pytest.mark.equation("Titans", 21, 22, 23, 24, 25)
 @pytest.mark.parametrize("pool", [1, 2, 3])
 def test_eqs_21_to_25_memory_as_context(pool):
     """Titans eqs 21-25, segment by segment: read the old memory, attend, write token by token, gate with the memory after it."""
