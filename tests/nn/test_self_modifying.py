@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nestling.core import Chain, Decay, Delta, Descend, Matrix, Momentum, Residual, Returning
+from nestling.core import L2, Chain, Decay, Delta, Descend, Gates, Matrix, Memory, Momentum, Residual, Returning
 from nestling.errors import NestlingError
 from nestling.nn import Exactly, SelfForm, SelfModifying, SelfRange, UpTo
+from nestling.ops import scan
 
 PRINTED = SelfForm(memory=Matrix(), projections=Matrix(), retention=Delta())
 
@@ -17,6 +18,39 @@ def test_heads_start_from_slow_to_fast():
     assert layer.bias["η"].tolist() == pytest.approx([-5, -4, -3, -2])
     assert layer.bias["α"].tolist() == pytest.approx([4] * 4)
     assert SelfModifying(16, 1).bias["η"].shape == (1,)
+
+
+@pytest.mark.parametrize("period", [1, 4, 16, 64])
+@pytest.mark.parametrize("lr", [0.5, 1.0, 2.0])
+def test_heads_start_within_the_stable_rates_of_their_period(period, lr):
+    """η C ≤ 0.7, and less by 1 - β with momentum β, for every head and period (docs/hope.md)."""
+    constant = SelfForm(rule=Chain((Descend(), Momentum(0.9))))
+    for form, rest in ((SelfForm(), 1.0), (constant, 0.1)):
+        layer = SelfModifying(16, 4, period, form=form, ranges=SelfRange(lr=lr))
+        rates = lr * torch.sigmoid(layer.bias["η"].detach())
+        assert bool((rates * period <= 0.7 * rest + 1e-5).all())
+        assert bool(rates.diff().gt(0).all())
+        if period > 1:
+            assert float(rates[-1]) * period == pytest.approx(0.7 * rest, rel=1e-3)
+
+
+def test_one_key_comes_to_rest_without_overshooting_up_to_the_documented_rate_and_not_beyond():
+    """With a frozen gradient and a fixed value: read_{c+1} - v/2 = (2r - 1)(read_c - v/2), r = (1 - η)^C (NL §3.3)."""
+    key, value = torch.eye(4, dtype=torch.float64)[:1], torch.ones(1, 4, dtype=torch.float64)
+    for product, sign in ((0.6, 1), (0.8, -1)):
+        period = 16
+        memory = Memory(Matrix(), L2(), Delta(), Descend(), period)
+        many = (1, 1, 3 * period, 4)
+        y, _ = scan(
+            memory,
+            {"w1": torch.zeros(1, 4, 4, dtype=torch.float64)},
+            *(each.expand(many) for each in (key, key, value)),
+            Gates(product / period),
+        )
+        first, second = (y[0, 0, c * period - 1, 0] - 0.5 for c in (1, 2))
+        r = (1 - product / period) ** period
+        assert float(second / first) == pytest.approx(2 * r - 1)
+        assert float(second / first) * sign > 0
 
 
 def test_a_linear_memory_without_residual_starts_at_the_identity():

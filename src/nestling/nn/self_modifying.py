@@ -76,8 +76,9 @@ class SelfModifying(Mixer):
         self.initial_projections = nn.ModuleDict(
             {name: _start(inner, width, values, heads) for name, inner, values in form.made(width).parts}
         )
+        shares = torch.linspace(0, 1, heads).tolist()
         starts = {
-            "η": torch.linspace(ranges.slow, ranges.fast, heads),
+            "η": torch.tensor([ranges.start(period, share, form.rest(ranges)) for share in shares]),
             "α": torch.full((heads,), ranges.retain),
             "β": torch.full((heads,), ranges.momentum),
         }

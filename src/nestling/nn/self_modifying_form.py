@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -65,21 +66,37 @@ class SelfRange:
     """What the generated gates can be: η = lr σ(· + b), b spread evenly over the heads; α = σ(· + retain).
 
     A period of C tokens takes its gradients at one anchor, and delta gradient descent with L2 erases twice; along a key that
-    repeats, the memory is stable while η C ≲ 0.7 (docs/hope.md derives it). Heads that start at small rates are there, heads at
-    large ones forget fast. With ``lr`` = 2, η reaches α + 1: then writing can turn what a key reads around, which tracking a
-    state needs.
+    repeats, the memory comes to rest without overshooting while η C ≲ 0.7 (docs/hope.md derives it). So heads start between
+    η C = 0.04 (they remember) and 0.7 (they adapt), less where a momentum adds gradients up. With ``lr`` = 2, η reaches α + 1:
+    then a write can turn what a key reads around, which tracking a state needs.
+
+    >>> [round(SelfRange().start(16, share), 2) for share in (0.0, 1.0)]
+    [-5.99, -3.09]
     """
 
     lr: float = 1.0
-    slow: float = -6.0
-    """b of the first head"""
-    fast: float = -2.0
-    """b of the last head"""
+    slow: float | None = None
+    """b of the first head; None: where η C = 0.04"""
+    fast: float | None = None
+    """b of the last head; None: where η C = 0.7"""
     retain: float = 6.0
     projections: float = 0.1
     """Scale of η and of 1 - α for the memories that make k, v, η and α (1 is the paper; below it trains stably)."""
     momentum: float = 0.0
     """β = σ(· + momentum), where the rule has a momentum without a number of its own"""
+
+    def start(self, period: float, share: float, rest: float = 1.0) -> float:
+        """B of the head at ``share`` of the way from slow to fast; ``rest`` is 1 - β."""
+        # σ(b) lr C = 0.04 … 0.7, where η has a start at all
+        ends = [
+            given if given is not None else _logit(min(rate * rest / max(period, 1.0) / max(self.lr, 1e-9), 0.5))
+            for given, rate in ((self.slow, 0.04), (self.fast, 0.7))
+        ]
+        return ends[0] + share * (ends[1] - ends[0])
+
+
+def _logit(p: float) -> float:
+    return math.log(max(p, 1e-6) / (1 - p))
 
 
 @dataclass(frozen=True)
@@ -135,6 +152,16 @@ class SelfForm:
         slower = period if self.period is None else self.period
         main = Memory(self.memory, self.objective, self.retention, self.rule, period, self.read_at)
         return main, Memory(self.made(width), self.objective, self.retention, self.rule, slower, "commit")
+
+    def rest(self, ranges: SelfRange) -> float:
+        """1 - β before training: what a gradient counts for in all is 1 / (1 - β) of it."""
+        decays = (
+            [rule.decay for rule in self.rule.rules if isinstance(rule, Momentum)]
+            if isinstance(self.rule, Chain)
+            else []
+        )
+        given = [1 / (1 + math.exp(-ranges.momentum)) if decay is None else decay for decay in decays]
+        return 1 - max(given, default=0.0)
 
     def without(self, what: Ablation) -> SelfForm:
         """This form with one of its ideas taken away: the rows of NL table 6 (without CMS is a choice of the recipe)."""
