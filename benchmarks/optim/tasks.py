@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
 
@@ -89,6 +88,8 @@ class ViT(nn.Module):
 @cache
 def digits() -> Task:
     """scikit-learn's 1,797 digits: 1,197 to train on, 300 to tune on, 300 to report."""
+    from sklearn.datasets import load_digits  # of the extra "bench": what does not need digits does without
+
     found = load_digits()
     order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
     images = ((torch.tensor(found.images).float() - 8) / 8)[order]
