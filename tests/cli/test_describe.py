@@ -23,6 +23,12 @@ def test_json_is_for_programs(call: Call) -> None:
     assert found["levels"][0]["unit"] == "token"
 
 
+def test_it_draws_a_picture(call: Call, tmp_path: Path) -> None:
+    said = call("describe", "hope", "--plot", tmp_path / "hope.svg")
+    assert (said.status, said.out) == (0, f"{tmp_path / 'hope.svg'}\n")
+    assert "channel.slow" in (tmp_path / "hope.svg").read_text("utf-8")
+
+
 def test_the_largest_size_needs_no_memory(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     plain = nl.recipes.build  # type: ignore[attr-defined]

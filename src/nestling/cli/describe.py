@@ -19,6 +19,7 @@ def run(arguments: Sequence[str]) -> int:
         "describe", "RECIPE|RUN [options]", "The levels of a model: what is updated, how often, and by what."
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--plot", help="draw it to this file, .svg or .png, and print nothing but its name")
     parser.add_class_arguments(DescribeOptions, as_positional=True)
     values = parser.read(arguments)
     options = parser.build(DescribeOptions, values)
@@ -30,7 +31,10 @@ def run(arguments: Sequence[str]) -> int:
     # Shapes are all that a description needs: 1.3 billion parameters cost neither memory nor time.
     with torch.device("meta"):
         system = describe(_model(options))
-    print(system.json() if values.json else system)
+    if values.plot:
+        print(system.plot(values.plot))
+    else:
+        print(system.json() if values.json else system)
     return 0
 
 

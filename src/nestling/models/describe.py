@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import torch
+
 import nestling.tree as tree
+from nestling.core import Level
 from nestling.models.config import Config
 from nestling.models.lm import LM
+from nestling.models.remembered import memories, name_of
 from nestling.nn import LevelRow
+from nestling.nn.cms import levels_of
+from nestling.optim import Scheduled
 
 
 @dataclass(frozen=True)
 class NestedSystem:
-    """The levels of a model, the most frequent first. ``str()`` is a table, ``json()`` the same for machines."""
+    """The components of a model, the most frequent first, each with the number of its ``level``.
+
+    ``str()`` is a table, ``json()`` the same for machines, ``plot(path)`` a picture.
+    """
 
     model: str
     parameters: int
@@ -29,9 +40,25 @@ class NestedSystem:
         whole = {"model": self.model, "parameters": self.parameters, "state_bytes": self.state_bytes, "levels": rows}
         return json.dumps(whole, indent=2, ensure_ascii=False)
 
+    def plot(self, path: str | Path, step: float = 4096) -> Path:
+        """Draw the system to an SVG or PNG file; a step of training is drawn as so many tokens."""
+        from nestling.models.picture import draw  # matplotlib
+
+        return draw(self, path, step)
+
     def __str__(self) -> str:
-        """A table, one row a level."""
-        head = ("level", "updated every", "context flow", "objective", "rule", "numbers", "state")
+        """A table, one row a component."""
+        head = (
+            "level",
+            "component",
+            "updated every",
+            "context flow",
+            "objective",
+            "rule",
+            "numbers",
+            "state",
+            "transfer",
+        )
         rows = [head, *(_cells(level) for level in self.levels)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -53,44 +80,76 @@ def title(config: Config) -> str:
     return f"{config.recipe} ({config.size})" if as_named else f"{config.recipe} ({config.size}, changed)"
 
 
-def describe(model: LM) -> NestedSystem:
-    """Order the components of ``model`` by frequency.
+def describe(model: LM, optimizer: torch.optim.Optimizer | None = None) -> NestedSystem:
+    """Order all that is updated by frequency: memories, levels of weights, and what an optimizer remembers.
+
+    A level is all that has one frequency, but for what needs the state of another at the same time, which is one level deeper (NL
+    definition 2): weights stand below the momentum that moves them. Steps of training are slower than any number of tokens.
+    Without ``optimizer`` the weights are those of ``nestling train``, and its memories are left out.
 
     >>> import nestling
-    >>> [level.name for level in describe(nestling.build("titans_lmm", dim=32, layers=2, heads=2)).levels]
-    ['blocks.*.mixer.memory', 'weights']
+    >>> [(row.level, row.name) for row in describe(nestling.build("titans_lmm", dim=32, layers=2, heads=2)).levels]
+    [(1, 'blocks.*.mixer.memory'), (2, 'weights')]
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    rows = _merge([(row.name, replace(row, name="")) for row in model.levels()])
-    outer = LevelRow(
-        name="weights",
-        period=1,
-        unit="step",
-        context="batches of the training corpus",
-        objective="cross entropy of the next token",
-        rule="AdamW",
-        parameters=parameters,
-        state_bytes=0,
-        transfer="backpropagation",
-    )
-    ordered = sorted([*rows, outer], key=lambda row: (row.unit == "step", row.period))
+    rows = [*_merge([(row.name, replace(row, name="")) for row in model.levels()]), *_trained(model, optimizer)]
+    ordered = sorted(rows, key=_order)
+    places = sorted({_order(row) for row in rows})
+    numbered = tuple(replace(row, level=1 + places.index(_order(row))) for row in ordered)
     # More than the levels hold: what convolutions still see, and how far a window is filled, is state too.
     held = tree.nbytes(model.initial_state(1))
-    return NestedSystem(title(model.config), parameters, held, tuple(ordered))
+    return NestedSystem(title(model.config), parameters, held, numbered)
+
+
+def _order(row: LevelRow) -> tuple[bool, float, int]:
+    """A ≻ B: the more frequent first, of equally frequent ones the one whose state the other needs (NL definition 2)"""
+    return row.unit == "step", row.period, row.depth
+
+
+def _trained(model: LM, optimizer: torch.optim.Optimizer | None) -> list[LevelRow]:
+    """The weights by the level that owns them, and the memories of the optimizer."""
+    remembered = [] if optimizer is None else memories(optimizer)
+    rule = "AdamW" if optimizer is None else name_of(optimizer)
+    levels = levels_of(model) if optimizer is None or isinstance(optimizer, Scheduled) else []
+    everything = Level("weights", 1)
+    owned = dict.fromkeys((*levels, everything), 0)
+    for name, parameter in model.named_parameters():
+        owned[next((level for level in levels if level.owner(name)), everything)] += parameter.numel()
+    rows = []
+    for level, count in owned.items():
+        learnt = "" if level.reset is None else ", initialisation (by the next slower level)"
+        row = LevelRow(
+            name="",
+            period=level.period,
+            unit="step",
+            context="batches of the training corpus",
+            objective="cross entropy of the next token",
+            rule=rule,
+            parameters=count,
+            state_bytes=0,
+            transfer=f"backpropagation{learnt}",
+            depth=1 if remembered else 0,
+        )
+        rows.append((level.name, row))
+    return [*_merge(rows), *remembered]
 
 
 def _merge(rows: list[tuple[str, LevelRow]]) -> list[LevelRow]:
     """Components that differ only in the block they stand in are one row."""
     groups: dict[tuple[Any, ...], list[tuple[str, LevelRow]]] = {}
     for path, row in rows:
-        groups.setdefault(tuple(asdict(row).values()), []).append((path, row))
+        groups.setdefault((_anywhere(path), *asdict(row).values()), []).append((path, row))
     merged = []
     for group in groups.values():
         path, row = group[0]
-        name = path if len(group) == 1 else f"blocks.*.{path.split('.', 2)[2]}"
+        name = path if len(group) == 1 else _anywhere(path)
         count = len(group)
         merged.append(replace(row, name=name, parameters=row.parameters * count, state_bytes=row.state_bytes * count))
     return merged
+
+
+def _anywhere(path: str) -> str:
+    return re.sub(r"^blocks\.\d+\.", "blocks.*.", path)
 
 
 def _cells(level: LevelRow) -> tuple[str, ...]:
@@ -99,7 +158,8 @@ def _cells(level: LevelRow) -> tuple[str, ...]:
     else:
         every = level.unit if level.period == 1 else f"{level.period:,g} {level.unit}s"
     numbers = f"{level.parameters:,}"
-    return level.name, every, level.context, level.objective, level.rule, numbers, size(level.state_bytes)
+    cells = (every, level.context, level.objective, level.rule, numbers, size(level.state_bytes), level.transfer)
+    return str(level.level), level.name, *cells
 
 
 def size(count: int) -> str:

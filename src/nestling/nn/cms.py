@@ -126,3 +126,17 @@ def schedule(levels: Sequence[Level], wiring: Wiring = InSequence()) -> tuple[Le
             if slow.period != inf:
                 owned[index] = replace(fast, reset=int(slow.period), carry=wiring.carry)
     return tuple(owned)
+
+
+def levels_of(model: nn.Module) -> list[Level]:
+    """The levels of all systems in a model, named after their place, each the owner of its parameters.
+
+    >>> [(level.name, level.owns) for level in levels_of(nn.Sequential(CMS(8, [Level("fast", 1)])))]
+    [('0.fast', '0.chain.0.*')]
+    """
+    return [
+        replace(level, name=f"{place}.{level.name}", owns=f"{place}.{level.owns.lstrip('*')}") if place else level
+        for place, module in model.named_modules()
+        if isinstance(module, CMS)
+        for level in module.schedule
+    ]

@@ -34,7 +34,11 @@ class LevelRow:
     state_bytes: int
     """Bytes that one sequence carries for it."""
     transfer: str
-    """How knowledge reaches it from the other levels (NL §3.3)."""
+    """How knowledge reaches it from the other levels (NL §3.3): direct, backpropagation, initialisation, generation."""
+    depth: int = 0
+    """Of two with the same frequency, the state of the deeper one needs that of the other (≻ in NL definition 2)."""
+    level: int = 0
+    """The number of its level, 1 the fastest; ``describe`` counts."""
 
 
 class Mixer(nn.Module, ABC):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from nestling import optim
-from nestling.core import Level
-from nestling.nn import CMS
+from nestling.nn.cms import levels_of
 from nestling.train.config import OptimizerConfig
 
 
@@ -40,19 +38,10 @@ def scheduled(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimize
     >>> type(scheduled(CMS(8, [Level("fast", 1), Level("slow", 4)]), OptimizerConfig())).__name__
     'Scheduled'
     """
-    inner, levels = optimizer_of(model, config), schedule_of(model)
-    return optim.Scheduled(inner, model.named_parameters(), levels) if levels else inner
-
-
-def schedule_of(model: nn.Module) -> list[Level]:
-    """The levels of the model's continuum memory systems that do not simply move at every step, by their place."""
-    return [
-        replace(level, name=f"{place}.{level.name}", owns=f"{place}.{level.owns.lstrip('*')}" if place else level.owns)
-        for place, module in model.named_modules()
-        if isinstance(module, CMS)
-        for level in module.schedule
-        if level.period > 1 or level.reset is not None
-    ]
+    inner, levels = optimizer_of(model, config), levels_of(model)
+    if all(level.period == 1 and level.reset is None for level in levels):
+        return inner
+    return optim.Scheduled(inner, model.named_parameters(), levels)
 
 
 def optimizer_of(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
