@@ -140,7 +140,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "memory": replace(ATLAS_MEMORY, rule=Chain((Momentum(), NewtonSchulz(2), Descend())), period=4),
         "features": Polynomial(2, 3),
     },
-    "tnt": {"schedule": (Level("global", 8), Level("local", 4, TITANS, reset=12), Level("finest", 1, reset=5))},
+    "tnt": {"schedule": (Level("global", 8, TITANS), Level("local", 4, TITANS, reset=12))},
 }
 """What makes a recipe small besides"""
 

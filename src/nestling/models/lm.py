@@ -18,7 +18,7 @@ from nestling.errors import NestlingError
 from nestling.models.belongs import Shapes, shapes
 from nestling.models.belongs import check as check_state
 from nestling.models.config import Config
-from nestling.nn import Block, LevelRow, Mamba2, MemoryLayer, Mixer, RMSNorm, SelfModifying, State
+from nestling.nn import TNT, Block, LevelRow, Mamba2, MemoryLayer, Mixer, RMSNorm, SelfModifying, State
 from nestling.ops import Marks
 
 
@@ -89,7 +89,7 @@ class LM(nn.Module):
         shared = {id(parameter): parameter for parameter in self.parameters()}
         twin = copy.deepcopy(self, shared)
         for module in twin.modules():
-            if isinstance(module, Mamba2 | MemoryLayer | SelfModifying):
+            if isinstance(module, TNT | Mamba2 | MemoryLayer | SelfModifying):
                 module.frozen()
         return twin
 

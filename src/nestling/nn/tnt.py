@@ -64,7 +64,9 @@ class TNT(Mixer):
         """``dim``: channels, ``heads`` memories of width dim / heads for each level; ``conv``: taps."""
         super().__init__()
         if dim % heads or not schedule:
-            raise NestlingError(f"TNT needs levels, and dim divisible by heads, got {schedule!r}, dim={dim}, heads={heads}.")
+            raise NestlingError(
+                f"TNT needs levels, and dim divisible by heads, got {schedule!r}, dim={dim}, heads={heads}."
+            )
         if len({level.name for level in schedule}) < len(schedule):
             raise NestlingError(f"the levels of TNT need names of their own, got {[level.name for level in schedule]}.")
         self.heads, self.schedule, self.features, self.path = heads, tuple(schedule), Unit(), path
@@ -180,9 +182,7 @@ class TNT(Mixer):
 
 
 def _memory(memory: Memory, level: Level) -> Memory:
-    return replace(
-        memory, rule=level.rule, period=level.period, read_at="commit" if level.reset is None else "current"
-    )
+    return replace(memory, rule=level.rule, period=level.period, read_at="commit" if level.reset is None else "current")
 
 
 def _projection(level: Level) -> Memory:
