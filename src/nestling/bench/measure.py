@@ -64,7 +64,7 @@ def measure(recipe: str, config: BenchConfig) -> Row:
         NestlingError: the recipe is unknown, or a setting or the folder is not usable.
         SystemExit: a signal has stopped the training; the same command goes on with it.
     """
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):
         system = describe(build(recipe, vocab_size=config.vocab_size))
     row = Row(recipe, key(recipe, config), system.parameters, system.state_bytes)
     run = training(recipe, config)
