@@ -29,6 +29,8 @@ def literal(layer: Attention, x: Tensor, documents: Tensor) -> Tensor:
     return out @ layer.out.weight.T
 
 
+@pytest.mark.equation("Nested Learning", 62, 63)
+@pytest.mark.equation("Titans", 1, 2)
 @pytest.mark.parametrize("window", [1, 4, 16, 17, 100])
 def test_it_is_softmax_attention_within_its_window(window):
     layer = Attention(DIM, HEADS, window).double()

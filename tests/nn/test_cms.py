@@ -19,6 +19,7 @@ def drawn(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.equation("Nested Learning", 70, 73)
 @pytest.mark.parametrize("wiring", [InSequence(), Nested()])
 def test_it_is_a_chain_with_a_residual_and_a_norm_between(wiring):
     """NL eq. 70: y = MLP_k(… MLP_1(x)); the block adds x to the whole."""
@@ -30,6 +31,7 @@ def test_it_is_a_chain_with_a_residual_and_a_norm_between(wiring):
     torch.testing.assert_close(cms(x)[0], total - x, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.equation("Nested Learning", 74)
 def test_independent_levels_are_a_learnt_sum():
     """NL eq. 74"""
     cms = CMS(8, LEVELS, wiring=Independent()).double()
@@ -87,6 +89,7 @@ def test_the_levels_of_a_model_are_named_after_their_place():
     assert all(len(each) == 2 for each in owned) and len(set().union(*owned)) == 8
 
 
+@pytest.mark.equation("Nested Learning", 72)
 def test_a_nested_level_begins_anew_when_the_next_slower_one_is_updated():
     assert [level.reset for level in schedule(LEVELS, Nested(0.25))] == [8, 64, None]
     assert {level.carry for level in schedule(LEVELS, Nested(0.25))[:2]} == {0.25}

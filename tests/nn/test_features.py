@@ -15,6 +15,7 @@ from nestling.nn.norm import unit
 from nestling.ops import Marks
 
 
+@pytest.mark.equation("Atlas", "§3")
 @pytest.mark.parametrize("degree", [1, 2, 3])
 def test_inner_products_are_the_polynomial_of_inner_products(degree):
     """φ(q)·φ(k) = Σ aᵢ (q·k)ⁱ with aᵢ = 1/i! (Atlas §3), on unit queries and keys after SiLU."""

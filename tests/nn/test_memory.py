@@ -32,6 +32,8 @@ DIM, HEADS = 12, 2
 TITANS = Memory(Residual(Normed(MLP(2, 2))), L2(), Decay(), Chain((Descend(), Momentum())), 4)
 
 
+@pytest.mark.equation("Titans", 11)
+@pytest.mark.equation("Nested Learning", 61, 76, 77, 78)
 def test_the_wiring_of_titans():
     """§4.4: projections → convolution → SiLU → ‖q‖ = ‖k‖ = 1, v as it is → memory → norm and gate → out."""
     layer = MemoryLayer(DIM, HEADS, TITANS).double()

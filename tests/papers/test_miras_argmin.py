@@ -224,6 +224,7 @@ def _q_norm(x: Tensor) -> Tensor:
     return x.abs().pow(1.5).sum().pow(4 / 3)[None] / (2 * 0.5)
 
 
+@pytest.mark.equation("MIRAS", "Bregman")
 @pytest.mark.parametrize(
     ("retention", "potential", "inside"),
     [
@@ -241,6 +242,7 @@ def test_mirror_maps_are_bregman_steps(retention, potential, inside):
     close(step(retention, w, g, Gates(RATE)), inside(found))
 
 
+@pytest.mark.equation("MIRAS", "value shift")
 def test_value_shift_is_the_worst_of_the_values_near():
     """max over ‖s‖ ≤ Δ of ½‖v̂ - (v + s)‖², by the angle of s; and the write of a matrix, W - η(r + Δ r/‖r‖)kᵀ."""
     w, k, v, shift = normal(2, WIDTH), normal(WIDTH, seed=1), normal(2, seed=2), 0.6

@@ -19,6 +19,7 @@ DIM, HEADS, LENGTH = 8, 2, 27
 LEVELS = (Level("global", 6), Level("local", 2, reset=8), Level("other", 3, reset=9))
 
 
+@pytest.mark.equation("TNT", 7, 15)
 def test_eqs_7_and_15_global_and_local_memories_with_projected_queries():
     """o = f(V_ξ(t,C_G), q) + Σᵢ f(W⁽ⁱ⁾_t, [Σ_{τ=ξ(t,C_L)..t} kkᵀ/‖k‖²] q), W⁽ⁱ⁾ = W_init at t ≡ 0 mod S_L: a loop over tokens."""
     torch.manual_seed(0)
