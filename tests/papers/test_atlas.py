@@ -55,6 +55,7 @@ def shares(given: Problem) -> Tensor:
 @pytest.mark.equation("Atlas", 8, 9, 10, 11)
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 @pytest.mark.parametrize(("period", "window"), [(1, 3), (4, 1), (4, 9)])
+@pytest.mark.equation("Nested Learning", 68)
 def test_eqs_8_to_11_the_omega_rule(period, window, path):
     """Mₜ = αₜMₜ₋₁ − θₜ Σ_{i=t−c+1..t} γᵢ∇ℓ(M_t'; kᵢ, vᵢ): every gradient of the window anew at M_t', the inner one by autograd."""
     given, start = problem(LENGTH), START

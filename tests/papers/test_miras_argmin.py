@@ -174,6 +174,7 @@ def test_eq_22_elastic_net_in_the_learning_retaining_reading():
 
 
 @pytest.mark.equation("MIRAS", 23)
+@pytest.mark.equation("MIRAS", 6, 7)
 def test_eq_23_elastic_net_in_the_ftrl_reading():
     """⟨W, Σ∇ℓ⟩ + (‖W‖²/2 + s‖W‖₁)/η: W = S_γ(A), γ = s, A = -η Σ∇ℓ."""
     total, s = normal(OUT, WIDTH, seed=1), 0.3
