@@ -156,8 +156,9 @@ Found: TypeAlias = dict[str, Curves]
 def draw_kept(found: Found) -> None:
     """What is kept of task 1 while seven others are learnt, and the shares at the end."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(14, 6), layout="constrained", width_ratios=(1, 1.1))
-    styles = {"momentum": "black", "delta momentum": "#009e73", "deep momentum": "#cc79a7"}
+    styles = {"momentum": "#bbbbbb", "delta momentum": "#009e73", "deep momentum": "#cc79a7"}
     dashes = {"0.9": ":", "0.99": "--", "1": "-"}
+    widths = {"momentum": 6.0, "delta momentum": 3.5, "deep momentum": 1.2}  # they lie on one another
     others = {"preconditioned, α = 0.9": "#0072b2", "M3, fast memory": "#e69f00", "M3, slow memory": "#d55e00"}
     for name, (kept, _, _) in found.items():
         kind, _, alpha = name.partition(", α = ")
@@ -167,14 +168,14 @@ def draw_kept(found: Found) -> None:
         low, high = ([edge(at) for at in zip(*kept, strict=True)] for edge in (min, max))
         colour, style = (others[name], "-.") if name in others else (styles[kind], dashes[alpha])
         along = range(0, ASKED * len(middle), ASKED)
-        left.plot(along, middle, style, color=colour, label=name)
+        left.plot(along, middle, style, color=colour, label=name, linewidth=widths.get(kind, 1.5))
         left.fill_between(along, low, high, color=colour, alpha=0.12, linewidth=0)
     left.set(
         xlabel="steps since task 1 ended (a new task every 100)",
         ylabel="kept of what was known of task 1",
-        ylim=(-0.1, 1.3),
+        ylim=(-0.05, 1.1),
     )
-    left.legend(fontsize=8)
+    left.legend(fontsize=8, loc="center right")
     shares = [
         [statistics.fmean(at) for at in zip(*share, strict=True)]
         for share, _ in ((one[1], one[2]) for one in found.values())

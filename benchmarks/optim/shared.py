@@ -37,11 +37,16 @@ class Pieces:
 
     def __init__(self, name: str) -> None:
         self.path = RESULTS / f"optim-{name}.jsonl"
+        self.done = self._read()
+
+    def _read(self) -> dict[tuple[Any, ...], dict[str, Any]]:
         lines = self.path.read_text("utf-8").splitlines() if self.path.is_file() else []
-        self.done = {tuple(piece["key"]): piece for piece in map(json.loads, lines)}
+        return {tuple(piece["key"]): piece for piece in map(json.loads, lines)}
 
     def get(self, key: tuple[Any, ...], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The piece of this key, computed and written down where it is missing."""
+        if key not in self.done:
+            self.done = self._read()  # another process may have been here
         if key not in self.done:
             piece = {"key": list(key), **compute()}
             with self.path.open("a", encoding="utf-8") as file:

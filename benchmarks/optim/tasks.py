@@ -18,7 +18,7 @@ from nestling import build
 from nestling.errors import NestlingError
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
-ROWS, LENGTH = 8, 128
+ROWS, LENGTH = 8, 96
 NOVELS = ("Doyle_Lost_1912", "Stevenson_Treasure_1883", "Haggard_Mines_1885", "Chesterton_Thursday_1908")
 PLACES = (Path("data/novels"), Path("../shared/data/novels"), Path("../shared/data/nestling-data.tar.xz"))
 """Where the novels are looked for; ``NESTLING_NOVELS`` names another folder or archive"""
@@ -122,7 +122,7 @@ def novels(names: tuple[str, ...] = NOVELS) -> Task:
             rows.append(one[starts[:, None] + torch.arange(LENGTH + 1)])
         return tuple((part[:, :-1], part[:, 1:]) for part in torch.cat(rows).split(16))
 
-    model = lambda: build("transformer", vocab_size=256, dim=96, layers=2, heads=4, window=LENGTH)  # noqa: E731
+    model = lambda: build("transformer", vocab_size=256, dim=64, layers=2, heads=4, window=LENGTH)  # noqa: E731
     return Task("novels", 160, model, lambda model, x: model(x)[0], draw, held(0), held(1))
 
 
@@ -142,4 +142,4 @@ def text(name: str) -> bytes:
     )
 
 
-TASKS = {"digits": digits, "novels": novels}
+TASKS = {"novels": novels, "digits": digits}
