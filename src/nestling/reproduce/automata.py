@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from nestling.models import LM
 from nestling.nn import FixedDecay, Scaled
 from nestling.recipes import build
 from nestling.reproduce.config import AutomataConfig
+from nestling.reproduce.hope import token_exact
 from nestling.train.config import OptimizerConfig
 from nestling.train.optimizer import learning_rate, optimizer_of, set_rate
 
@@ -30,24 +32,24 @@ WINDOW = 300
 
 @dataclass(frozen=True)
 class Contender:
-    """A row of the table: a recipe, and what is changed of it beside the shape that all share."""
+    """A row of the table: what builds the model, and what is changed of it beside the shape that all share."""
 
-    recipe: str
+    make: Callable[..., LM]
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, vocab_size: int) -> LM:
         """Some 10,000 to 20,000 parameters."""
-        return build(self.recipe, vocab_size=vocab_size, **{**SHAPE, **self.changes})
+        return self.make(vocab_size=vocab_size, **{**SHAPE, **self.changes})
 
 
 SHAPE = {"dim": 32, "heads": 4, "layers": 1, "expand": 2, "tied": False}
 # Linear attention: Sₜ = Sₜ₋₁ + vₜkₜᵀ, a RetNet that neither forgets (1 - 2⁻⁶⁴ is 1 in float32) nor turns.
 CONTENDERS = {
-    "transformer": Contender("transformer", {"window": WINDOW}),
-    "linear attention": Contender("retnet", {"gates": FixedDecay(64), "features": Scaled()}),
-    "deltanet": Contender("deltanet"),
-    "gated deltanet": Contender("gated_deltanet"),
-    "hope": Contender("hope", {"period": 1}),
+    "transformer": Contender(partial(build, "transformer"), {"window": WINDOW}),
+    "linear attention": Contender(partial(build, "retnet"), {"gates": FixedDecay(64), "features": Scaled()}),
+    "deltanet": Contender(partial(build, "deltanet")),
+    "gated deltanet": Contender(partial(build, "gated_deltanet")),
+    "hope": Contender(token_exact),
 }
 
 
