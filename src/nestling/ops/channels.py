@@ -6,9 +6,10 @@ that in a block it goes into the vectors, and a weight is still never formed::
 
     Wₜz = βₜ ⊙ W₀z + aₜ ⊙ Σⱼ (xⱼ·z) (bⱼ ⊙ δⱼ)                 by outputs
     Wₜz = W₀(βₜ ⊙ z) + Σⱼ ((bⱼ ⊙ xⱼ)·(aₜ ⊙ z)) δⱼ             by inputs
-    aₜ = exp(Lₜ − ½L_C),  bⱼ = −θⱼ exp(½L_C − Lⱼ)
+    aₜ = exp(Lₜ + c),  bⱼ = −θⱼ exp(−c − Lⱼ)
 
-Halves of L_C, and the least gate that is told from zero, keep both factors within the numbers of the type.
+The constant c and the least gate that is told from zero keep both factors within the numbers of the type. (A c made from the block's
+own L would have room for more, and would let the rounding of a token depend on later ones.)
 """
 
 from __future__ import annotations
@@ -66,13 +67,13 @@ def channel_table(gates: Gates, filled: Tensor | None, dims: int = 5) -> Channel
     """The table of gradient descent for gates of one weight, of which some are by channel and some (..., C)."""
     by_output = any(wide(gate, dims) and gate.shape[-1] == 1 for gate in (gates.lr, gates.retain))
     lr, retain = (_channels(gate, by_output, dims) for gate in (gates.lr, gates.retain))
-    reach = 80.0 if retain.dtype == torch.float32 else 600.0
-    log = retain.clamp_min(math.exp(-min(30.0, 2 * reach / BLOCK))).log()
+    # exp(±80) is a float32, and 16 tokens of exp(-7.5) are exp(-120); exp(±480) is a float64.
+    least, middle = (-7.5, 40.0) if retain.dtype == torch.float32 else (-30.0, 0.0)
+    log = retain.clamp_min(math.exp(least)).log()
     if filled is not None:
         log, lr = torch.where(filled[..., None], log, torch.zeros_like(log)), lr * filled[..., None]
     total = log.cumsum(-2)
-    middle = 0.5 * total[..., -1:, :]
-    return ChannelTable(total.exp(), (total - middle).exp(), -lr * (middle - total).exp(), by_output)
+    return ChannelTable(total.exp(), (total + middle).exp(), -lr * (-middle - total).exp(), by_output)
 
 
 def _channels(gate: Tensor, by_output: bool, dims: int) -> Tensor:
