@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import nestling.tree as tree
@@ -45,7 +46,7 @@ from nestling.ops.coefficients import Table, table
 from nestling.ops.fold import fold, through
 from nestling.ops.formed import MirrorMap, applied, formed, forms
 from nestling.ops.lag import lagging, opened
-from nestling.ops.surprise import pairs, reading
+from nestling.ops.surprise import Pairs, pairs, reading
 from nestling.ops.window import banded, examples, extended, remembered
 from nestling.tree import state
 
@@ -80,6 +81,8 @@ class Tokens:
     filled: Tensor | None
     tables: Tables | None = None
     """Made ahead for many blocks at once; None: made here."""
+    seen: Pairs | None = None
+    """The gradients, where the caller has them already; None: found here, from ``value``."""
 
 
 def supported(memory: Memory, gates: Gates = Gates()) -> bool:
@@ -199,6 +202,8 @@ def writes(memory: Memory, before: BlockState, tokens: Tokens) -> dict[str, Writ
 
 def _gradients(memory: Memory, before: BlockState, tokens: Tokens) -> tuple[Weights, Weights]:
     """(cotangents, inputs) at the anchor, of the pairs of a window before the block too."""
+    if tokens.seen is not None:
+        return tokens.seen
     given = tokens.key, tokens.value, tokens.gates
     seen = extended(memory, before.objective, *given)
     cotangents, recorded = pairs(memory, before.anchor, *examples(memory, before.objective, seen, *given))
@@ -276,21 +281,23 @@ def _erasing(memory: Memory, name: str, before: BlockState, gates: Gates, filled
     earlier, start = tabled.kept, tabled.start
     if not isinstance(retention, Erase):
         # D₋ and β₋ are the rows above; dividing the retention out would lose gates of zero.
-        earlier, start = _above(tabled.kept), torch.cat((torch.ones_like(start[..., :1]), start[..., :-1]), -1)
+        earlier, start = _above(tabled.kept), F.pad(start[..., :-1], (1, 0), value=1.0)
     overlaps = inputs @ inputs.mT
-    target = rate[..., None] * (start[..., None] * through(before.dual[name], inputs))
+    target = start[..., None] * through(before.dual[name], inputs)
     if tabled.trace is not None:
         # e = β₋XW₀ᵀ + f₋XS₀ᵀ + (XXᵀ ⊙ Γ₋)Δ − (XXᵀ ⊙ D₋)P
-        trace = torch.cat((torch.zeros_like(tabled.trace[..., :1]), tabled.trace[..., :-1]), -1)
+        trace = F.pad(tabled.trace[..., :-1], (1, 0))
         moved = (
             trace[..., None] * through(before.trace[name], inputs) + (overlaps * _above(tabled.writes)) @ plain.pairs
         )
-        target = target + rate[..., None] * moved
+        target = rate[..., None] * (target + moved)
+    elif rate is lr:
+        target = lr[..., None] * (target + plain.pairs)
     else:
-        target = target + lr[..., None] * plain.pairs
+        target = rate[..., None] * target + lr[..., None] * plain.pairs
+    # Only what stands below the diagonal is looked at.
     system = rate[..., None] * (overlaps * earlier)
-    eye = torch.eye(system.shape[-1], dtype=system.dtype, device=system.device)
-    erased = torch.linalg.solve_triangular(system.tril(-1) + eye, target, upper=False, unitriangular=True)
+    erased = torch.linalg.solve_triangular(system, target, upper=False, unitriangular=True)
     if tabled.trace is not None:
         return Write(tabled, plain.pairs, inputs, (tabled.kept, erased))
     return Write(Table(tabled.start, -tabled.kept, None, None, None, tabled.kept), erased, inputs)
@@ -298,7 +305,7 @@ def _erasing(memory: Memory, name: str, before: BlockState, gates: Gates, filled
 
 def _above(rows: Tensor) -> Tensor:
     """Each row of a table one token later, zeros first."""
-    return torch.cat((torch.zeros_like(rows[..., :1, :]), rows[..., :-1, :]), -2)
+    return F.pad(rows[..., :-1, :], (0, 0, 1, 0))
 
 
 def _running(memory: Memory, before: BlockState, written: dict[str, Write]) -> Apply:

@@ -13,6 +13,7 @@ that has no rule here is differentiated as in ``core``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -57,6 +58,26 @@ def pairs(memory: Memory, weights: Weights, key: Tensor, value: Tensor, threshol
         return seen.cotangents, seen.inputs
     prediction, up = _down(memory.architecture, reading(weights), weights, key)
     return up(_slope(memory.objective, prediction, value, threshold))
+
+
+def own(memory: Memory, weights: Weights, key: Tensor, value: Tensor) -> Pairs:
+    """∇ℓ(M(W, k), v̂) where the memory makes its own target, v̂ = M(W, v), which stands still (NL eqs 87, 88)."""
+    if isinstance(memory.objective, L2) and _linear(memory.architecture):
+        # M(k) − M(v) = M(k − v)
+        slope, up = _down(memory.architecture, reading(weights), weights, key - value)
+        return up(slope)[0], {"w1": key}
+    target = memory.architecture(reading(weights), value)
+    return pairs(memory, weights, key, target, math.inf)
+
+
+def _linear(architecture: Architecture) -> bool:
+    match architecture:
+        case Residual(inner):
+            return _linear(inner)
+        case Beside(parts):
+            return all(_linear(inner) for _, inner, _ in parts)
+        case _:
+            return isinstance(architecture, Matrix)
 
 
 def reading(weights: Weights) -> Apply:
@@ -111,13 +132,13 @@ def _beside(architecture: Beside, apply: Apply, weights: Weights, key: Tensor) -
     def up(back: Tensor) -> Pairs:
         each = {
             part: up(own)
-            for (part, _, _), (_, up), own in zip(parts, down, back.split([width for *_, width in parts], -1), strict=True)
+            for (part, _, _), (_, up), own in zip(
+                parts, down, back.split([width for *_, width in parts], -1), strict=True
+            )
         }
         inputs = {f"{part}.{name}": x for part, (_, own) in each.items() for name, x in own.items() if name != "w1"}
         # The cotangents of w1 stand beside one another, as its rows do; its input is the key of all.
-        cotangents = {
-            f"{part}.{name}": x for part, (own, _) in each.items() for name, x in own.items() if name != "w1"
-        }
+        cotangents = {f"{part}.{name}": x for part, (own, _) in each.items() for name, x in own.items() if name != "w1"}
         wide = torch.cat([own["w1"] for own, _ in each.values()], -1)
         return {"w1": wide, **cotangents}, {"w1": key, **inputs}
 
