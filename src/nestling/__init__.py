@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nestling.errors import NestlingError
     from nestling.models import LM, Config
     from nestling.models.describe import NestedSystem, describe
+    from nestling.models.in_context import InContext
     from nestling.ops import Chunk, Marks, Reference, Resumed, begin
     from nestling.ops.scan import scan
     from nestling.recipes.build import build, recipes
@@ -39,7 +40,7 @@ _CORE = (
 _HOMES = {
     **dict.fromkeys(_CORE, "core"),
     **dict.fromkeys(("Chunk", "Marks", "Reference", "Resumed", "begin", "scan"), "ops"),
-    **dict.fromkeys(("LM", "Config", "NestedSystem", "describe"), "models"),
+    **dict.fromkeys(("LM", "Config", "InContext", "NestedSystem", "describe"), "models"),
     **dict.fromkeys(("Sampler", "Session"), "stream"),
     "NestlingError": "errors",
     "build": "recipes",

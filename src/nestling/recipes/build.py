@@ -11,6 +11,7 @@ from nestling.errors import NestlingError
 from nestling.models import LM, Config
 from nestling.nn import (
     ChannelRange,
+    Exactly,
     FixedDecay,
     Gated,
     GateRange,
@@ -25,11 +26,13 @@ from nestling.nn import (
     RateRange,
     Rotated,
     Scaled,
+    SelfForm,
     SelfRange,
     ShareRange,
     StepRange,
     ThresholdRange,
     Unit,
+    UpTo,
     Zeros,
 )
 from nestling.recipes.atlas import Atlas, atlas
@@ -78,7 +81,8 @@ RECIPES: dict[str, tuple[type[Config], Callable[[Any], LM]]] = {
     "hope_gated": (HopeGated, hope_gated),
 }
 _PARTS = (GateRange, ChannelRange, FixedDecay, KeyDecayRange, RateRange, RateDecayRange, StepRange, Unit, Length, Scaled, Rotated)
-_STARTS = (Polynomial, ShareRange, ThresholdRange, Learnt, Zeros, SelfRange, Samba, H3, InSequence, Nested, Independent, Gated)
+_STARTS = (Polynomial, ShareRange, ThresholdRange, Learnt, Zeros, SelfRange, Samba, H3)
+_HOPE = (InSequence, Nested, Independent, Gated, SelfForm, Exactly, UpTo)
 
 
 def recipes() -> list[str]:
@@ -150,4 +154,4 @@ def from_spec(spec: dict[str, Any]) -> LM:
 def _names() -> dict[str, Any]:
     """What the source of a configuration may name."""
     kinds = [kind for kind, _ in RECIPES.values()]
-    return {**values(), **{kind.__name__: kind for kind in (*kinds, *_PARTS, *_STARTS)}}
+    return {**values(), **{kind.__name__: kind for kind in (*kinds, *_PARTS, *_STARTS, *_HOPE)}}

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nestling.core import Level
+from nestling.core import Chain, Delta, Descend, Level, Momentum, Returning
 from nestling.models import LM, Config
-from nestling.nn import CMS, Attention, Block, Fused, InSequence, SelfModifying, SelfRange, Wiring
+from nestling.nn import CMS, Attention, Block, Fused, InSequence, SelfForm, SelfModifying, SelfRange, Wiring
 
 FAST, SLOW = Level("fast", 1), Level("slow", 4)
 
 
 @dataclass(frozen=True)
 class Hope(Config):
-    """``period``: tokens between commits of the memories; ``conv``: taps.
+    """``period``: tokens between commits of the memories, which ``form`` says what they are made of; ``conv``: taps.
 
     ``levels``: of the CMS, fast to slow, with periods in steps of training; ``wiring``: how they are joined.
     """
@@ -24,6 +24,7 @@ class Hope(Config):
     wiring: Wiring = InSequence()
     conv: int = 4
     ranges: SelfRange = SelfRange()
+    form: SelfForm = SelfForm()
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,27 @@ class HopeGated(Config):
     levels: tuple[Level, ...] = (FAST, Level("middle", 16), Level("slow", 256))
     conv: int = 4
     ranges: SelfRange = SelfRange()
+    form: SelfForm = SelfForm()
 
+
+WHOLE = SelfForm(
+    adaptive=("q", "k", "v", "η", "α"), static=("β",), rule=Chain((Descend(), Momentum())), retention=Returning(Delta())
+)
+"""All that NL table 6 takes something away from: adaptive projections, q among them, momentum, forgetting, DGD"""
 
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "w/o CMS": {"levels": (FAST,)},
-    "only fast levels": {"levels": (FAST, Level("also fast", 1))},
-    "only slow levels": {"levels": (Level("also slow", SLOW.period), SLOW)},
+    "Hope": {"form": WHOLE},
+    "w/o DGD": {"form": WHOLE.without("DGD")},
+    "w/o momentum": {"form": WHOLE.without("momentum")},
+    "w/o weight decay": {"form": WHOLE.without("weight decay")},
+    "w/o CMS": {"form": WHOLE, "levels": (FAST,)},
+    "w/o inner-projection k": {"form": WHOLE.without("k")},
+    "w/o inner-projection v": {"form": WHOLE.without("v")},
+    "w/o inner-projection q": {"form": WHOLE.without("q")},
+    "only fast levels": {"form": WHOLE, "levels": (FAST, Level("also fast", 1))},
+    "only slow levels": {"form": WHOLE, "levels": (Level("also slow", SLOW.period), SLOW)},
 }
-"""Rows of NL table 6, and the two of its press summary, as changes of ``hope``"""
+"""The rows of NL table 6, and the two of the press summary, as changes of ``hope``: ``build("hope", **ABLATIONS["w/o CMS"])``"""
 
 
 def hope(config: Hope) -> LM:
@@ -60,14 +74,10 @@ def hope(config: Hope) -> LM:
     >>> len(build("hope", layers=1).config.levels)
     2
     """
-
-    def mixer() -> SelfModifying:
-        return SelfModifying(config.dim, config.heads, config.period, conv=config.conv, ranges=config.ranges)
-
     return LM(
         config,
         [
-            Block(config.dim, mixer(), CMS(config.dim, config.levels, config.expand, config.wiring))
+            Block(config.dim, _mixer(config), CMS(config.dim, config.levels, config.expand, config.wiring))
             for _ in range(config.layers)
         ],
     )
@@ -100,8 +110,10 @@ def hope_gated(config: HopeGated) -> LM:
     >>> [level.period for level in build("hope_gated", layers=1).config.levels]
     [1, 16, 256]
     """
+    return LM(config, [Fused(config.dim, _mixer(config), config.levels, config.expand) for _ in range(config.layers)])
 
-    def mixer() -> SelfModifying:
-        return SelfModifying(config.dim, config.heads, config.period, conv=config.conv, ranges=config.ranges)
 
-    return LM(config, [Fused(config.dim, mixer(), config.levels, config.expand) for _ in range(config.layers)])
+def _mixer(config: Hope | HopeGated) -> SelfModifying:
+    return SelfModifying(
+        config.dim, config.heads, config.period, form=config.form, conv=config.conv, ranges=config.ranges
+    )
