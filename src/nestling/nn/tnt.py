@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +89,7 @@ class TNT(Mixer):
     def weights(self) -> list[Weights]:
         """The weights at which the memories of each level begin, (H, out, in)."""
         return [
-            {name: memory.retention.inside(widened(weight)) for name, weight in initial.items()}
+            {name: memory.retention.inside(widened(weight)) for name, weight in initial.named_parameters()}
             for memory, initial in zip(self.memories, self.initial, strict=True)
         ]
 
@@ -124,12 +125,8 @@ class TNT(Mixer):
                 projections.append(held)
             going = None if state is None else state.memories[i]
             again = marks if level.reset is None else resets(position, level.reset, marks)
-            tell(
-                self,
-                lambda m=memory, s=(going, weights), g=gates, a=again: (*watch(m, s, k, v, g, a), g),
-                marks,
-                level.name,
-            )
+            watched = partial(_watched, memory, (going, weights), (k, v, gates), again)
+            tell(self, watched, marks, level.name)
             read, held = scan_anew(
                 memory, (going, weights), (query, k, v, gates), level.reset, (marks, position), self.path
             )
@@ -179,6 +176,12 @@ class TNT(Mixer):
             )
             for level, memory, held in zip(local, self.projections, started.projections, strict=True)
         ]
+
+
+def _watched(
+    memory: Memory, states: tuple[MemoryState | None, Weights], inputs: tuple[Tensor, Tensor, Gates], marks: Marks
+) -> tuple[Tensor, Tensor, Gates]:
+    return *watch(memory, states, *inputs, marks), inputs[2]
 
 
 def _memory(memory: Memory, level: Level) -> Memory:

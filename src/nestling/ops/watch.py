@@ -74,7 +74,8 @@ def _work(memory: Memory) -> Any:
 
 
 def _by_token(memory: Memory, going: MemoryState | None, fresh: MemoryState, inputs: Any, marks: Marks) -> Tensor:
-    commit, loss, write = (torch.vmap(torch.vmap(each)) for each in (memory.commit, memory.loss, memory.write))
+    lifted: list[Any] = [torch.vmap(torch.vmap(each)) for each in (memory.commit, memory.loss, memory.write)]
+    commit, loss, write = lifted
     state, seen = fresh if going is None else going, []
     for t in range(inputs[0].shape[2]):
         if marks.starts is not None:
