@@ -94,7 +94,7 @@ MEMORIES = {
     "gated_delta": Memory(Matrix(), L2(), GatedDelta()),
     "muon": Memory(Matrix(), L2(), Decay(), Chain((Momentum(0.9), NewtonSchulz(3), Scale(0.1), Descend())), 3),
     "adam": Memory(Matrix(), L2(), Decay(), Chain((Clip(1.0), Adaptive(0.9), Scale(0.1), Descend())), 2),
-    "selective": Memory(MLP(2, 2), Omega(Above(L2(), Quantile(0.5, 0.3)), 3), Decay(), TITANS, 4),
+    "selective": Memory(MLP(2, 2), Omega(Above(L2(), Quantile(0.5, 0.1), 0.5), 3), Decay(), TITANS, 4),
     "two_speeds": Memory(Matrix(), L2(), Decay(), Sum((Every(3, Descend()), Hold(2, Descend()))), 5),
 }
 

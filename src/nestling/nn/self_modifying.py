@@ -15,11 +15,13 @@ from nestling.errors import NestlingError
 from nestling.nn.conv import ShortConv
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
 from nestling.nn.norm import RMSNorm, unit, widened
+from nestling.nn.record import tell
 from nestling.nn.self_modifying_form import GATES, VECTORS, SelfForm, SelfRange
 from nestling.ops import Chunk, Marks, begin
 from nestling.ops.chunk import BlockState, Tokens, after, block, writes
 from nestling.ops.drive import drive
-from nestling.ops.surprise import reading
+from nestling.ops.surprise import own, reading
+from nestling.ops.watch import told
 from nestling.tree import map as tree_map
 from nestling.tree import nbytes, state
 
@@ -111,15 +113,11 @@ class SelfModifying(Mixer):
         with torch.autocast(x.device.type, enabled=False):
             wide = widened(seen)
             run = _compiled if self.path.compiled else _work
-            y, (memory, projections) = drive(
-                (self.memory, self.projections),
-                None if state is None else (state.memory, state.projections),
-                self.weights(),
-                (self._by_head(wide), self._static(wide)),
-                marks,
-                self.path,
-                run(self.memory, self.projections, self.form, self.ranges),
-            )
+            made = self.memory, self.projections, self.form, self.ranges
+            begun = None if state is None else (state.memory, state.projections)
+            given = (self.memory, self.projections), begun, self.weights(), (self._by_head(wide), self._static(wide))
+            tell(self, lambda: _told(drive(*given, marks, Chunk(), _work(*made, told))[0]), marks)
+            y, (memory, projections) = drive(*given, marks, self.path, run(*made))
         y = self.norm(y.to(x.dtype)).transpose(1, 2).flatten(-2)
         return self.out(y * F.silu(self.gate(x))), SelfModifyingState(conv, memory, projections)
 
@@ -180,7 +178,13 @@ def _start(architecture: Architecture, keys: int, values: int, heads: int) -> nn
     )
 
 
-def _work(memory: Memory, projections: Memory, form: SelfForm, ranges: SelfRange) -> Any:
+def _told(seen: Tensor) -> tuple[Tensor, Tensor, Gates]:
+    """Surprise, what was written, η, α and β of each token, from the columns that ``_work`` makes for a record."""
+    surprise, written, lr, retain, momentum = seen.unbind(-1)
+    return surprise, written, Gates(lr, retain, momentum)
+
+
+def _work(memory: Memory, projections: Memory, form: SelfForm, ranges: SelfRange, look: Any = None) -> Any:
     def work(before: tuple[BlockState, ...], inputs: Any, filled: Tensor | None) -> Any:
         main, makers = before
         x, made = inputs
@@ -191,11 +195,15 @@ def _work(memory: Memory, projections: Memory, form: SelfForm, ranges: SelfRange
         retain = torch.sigmoid(made["α"][..., 0]) if "α" in made else torch.ones_like(lr)
         momentum = torch.sigmoid(made["β"][..., 0]) if "β" in made else torch.zeros_like(lr)
         softer = Gates(ranges.projections * lr, 1 - ranges.projections * (1 - retain), momentum)
-        # v̂_□ = M_□,c(t)(v)
-        target = memory.architecture(reading(main.anchor), v)
-        y, *wrote = block(memory, main, Tokens(q, k, target, Gates(lr, retain, momentum), filled))
-        target = projections.architecture(reading(makers.anchor), v)
-        made_anew = after(makers, writes(projections, makers, Tokens(k, k, target, softer, filled)))
+        # ∇ℓ(M_□,c(t); k, v̂_□) with v̂_□ = M_□,c(t)(v)
+        seen = own(memory, main.anchor, k, v)
+        y, *wrote = block(memory, main, Tokens(q, k, v, Gates(lr, retain, momentum), filled, None, seen))
+        seen = own(projections, makers.anchor, k, v)
+        made_anew = after(makers, writes(projections, makers, Tokens(k, k, v, softer, filled, None, seen)))
+        if look is not None:
+            # v̂ = M_c(t)(v)
+            gates, target = Gates(lr, retain, momentum), memory.architecture(reading(main.anchor), v)
+            y = torch.cat((look(memory, main, k, target, gates), torch.stack((lr, retain, momentum), -1)), -1)
         return y, (tuple(wrote), made_anew)
 
     return work
