@@ -158,6 +158,7 @@ class Write:
 
     def last(self) -> Tensor:
         """The weighted pairs at the block's end."""
+        assert isinstance(self.table, Table)
         weighted = self.table.writes[..., -1, :, None] * self.pairs
         return weighted if self.erased is None else weighted - self.erased[0][..., -1, :, None] * self.erased[1]
 
