@@ -29,8 +29,7 @@ def test_a_run_makes_every_cell_and_goes_on_where_it_stopped(config: AutomataCon
     path = Path(config.out, "cells.jsonl")
     cells = automata.run(config)
     assert [(cell.model, cell.seed) for cell in cells] == [
-        *(("transformer", seed) for seed in (0, 1)),
-        *(("deltanet", seed) for seed in (0, 1)),
+        (model, seed) for seed in (0, 1) for model in ("transformer", "deltanet")
     ]
     lines = path.read_text("utf-8").splitlines(keepends=True)
     path.write_text("".join(lines[:3]), "utf-8")

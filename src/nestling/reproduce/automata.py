@@ -117,14 +117,14 @@ def train(contender: Contender, language: str, seed: int, config: AutomataConfig
 
 
 def run(config: AutomataConfig, tell: Callable[[str], None] = lambda line: None) -> list[Cell]:
-    """All cells, in the order of the table; those that stand in ``out`` already are not made again."""
+    """All cells, one seed after the other; those that stand in ``out`` already are not made again."""
     rows = _chosen("model", config.models, CONTENDERS)
     columns = _chosen("language", config.languages, LANGUAGES)
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "cells.jsonl"
     done = {(cell.model, cell.language, cell.seed): cell for cell in read(path, config)}
-    wanted = [(model, language, seed) for language in columns for model in rows for seed in range(config.seeds)]
+    wanted = [(model, language, seed) for seed in range(config.seeds) for language in columns for model in rows]
     tasks: dict[tuple[str, int], Task] = {}
     for count, (model, language, seed) in enumerate(wanted, 1):
         head = f"[{count}/{len(wanted)}] {model} · {language} · seed {seed}"
@@ -132,7 +132,7 @@ def run(config: AutomataConfig, tell: Callable[[str], None] = lambda line: None)
             tell(f"{head}: done before")
             continue
         if (language, seed) not in tasks:
-            tasks = {(language, seed): task(LANGUAGES[language], seed)}
+            tasks = {(language, seed): task(LANGUAGES[language], seed, test=config.asked)}
         contender, begun, curve = CONTENDERS[model], time.perf_counter(), list[Point]()
         for point in train(contender, language, seed, config, tasks[language, seed]):
             curve.append(point)
@@ -148,7 +148,9 @@ def run(config: AutomataConfig, tell: Callable[[str], None] = lambda line: None)
 
 def settings(config: AutomataConfig, contender: Contender) -> dict[str, Any]:
     """What a cell depends on, as JSON: the budget, and the source of the model's configuration."""
-    budget = {name: value for name, value in asdict(config).items() if name in ("steps", "batch", "lr", "every")}
+    budget = {
+        name: value for name, value in asdict(config).items() if name in ("steps", "batch", "lr", "every", "asked")
+    }
     return {**budget, "model": repr(contender.build(2).config)}
 
 

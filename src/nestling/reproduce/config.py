@@ -13,7 +13,7 @@ class AutomataConfig:
     """Table 5 of Nested Learning: formal languages. Equal values give equal results on the same machine.
 
     >>> AutomataConfig(seeds=3).steps
-    1000
+    800
     """
 
     out: str = "runs/automata"
@@ -24,17 +24,19 @@ class AutomataConfig:
     """Columns of the table; none: all."""
     seeds: int = 2
     """Runs of each model on each language: seeds 0, 1, …, of the words, of the weights and of the order."""
-    steps: int = 1000
+    steps: int = 800
     """Updates of the weights; a run that has both bins at 100 % ends at once, as in the benchmark."""
-    batch: int = 16
+    batch: int = 8
     """Words in a batch."""
     lr: float = 3e-3
     """Learning rate after the warm-up."""
     every: int = 100
     """Steps between two evaluations on both bins."""
+    asked: int = 2000
+    """Words of each bin that are asked about, where a language has as many."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "steps", "batch", "every"):
+        for name in ("seeds", "steps", "batch", "every", "asked"):
             if vars(self)[name] < 1:
                 raise NestlingError(f"{name} must be at least 1, got {vars(self)[name]}.")
         if not 0 < self.lr < math.inf:

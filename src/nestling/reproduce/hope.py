@@ -21,7 +21,7 @@ from nestling.recipes import configure
 
 FORM = SelfForm(memory=Matrix(), projections=Matrix(), retention=Delta())
 """NL eqs 83-88 as printed, with matrices: nothing returns, nothing is skipped."""
-RANGES = SelfRange(lr=1.0, slow=0.0, fast=0.0, retain=10.0, projections=0.01)
+RANGES = SelfRange(lr=1.0, slow=0.0, fast=0.0, retain=14.0, projections=0.01)
 ADDITIVE = -2.0
 """b of η in heads that begin additive"""
 
@@ -45,6 +45,7 @@ class TokenExact(SelfModifying):
             made["v"][:additive, :half] = 2.5 * made["k"][:additive, :half]
             for each in made.values():
                 each[:additive, :, half:] = 0
+            made["α"].zero_()
             self.bias["η"][:additive] = ADDITIVE
 
     def forward(
