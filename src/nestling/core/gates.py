@@ -29,7 +29,8 @@ class Gates:
     Each gate is one number for all weights of the memory, or a mapping from the names of the weights to numbers (Titans'
     gates per memory layer); threshold and share (of a pair in a window, ``Omega``) belong to the objective and are one number.
     Absent gates are neutral: unit rate, nothing forgotten, no momentum, no threshold, a full share. In ``ops.scan`` every number
-    is a tensor that broadcasts to (B, H, T). ``KeyDecay`` takes a vector over the keys for retain.
+    is a tensor that broadcasts to (B, H, T). ``KeyDecay`` takes a vector over the keys for retain. Rate and retention of one weight
+    may be by channel: in ``ops.scan`` (B, H, T, channels of its narrower side), here (1, in) or (out, 1).
 
     >>> Gates(lr=0.1).of("w1")
     Gates(lr=0.1, retain=1.0, momentum=0.0, threshold=inf, share=1.0)

@@ -51,7 +51,8 @@ def scan(
     """Write token t into the memory, then read it: yₜ = M(Wₜ, qₜ), for t = 1 … T (Titans eq. 15).
 
     ``q``, ``k`` (B, H, T, keys); ``v`` (B, H, T, values); gates broadcast to (B, H, T), one for all weights or one for each;
-    retain of ``KeyDecay`` to (B, H, T, keys).
+    retain of ``KeyDecay`` to (B, H, T, keys); rates and retentions of one weight may be by channel, (B, H, T, channels), its outputs
+    or, where those are fewer, its inputs (MIRAS §5.3).
     ``state``: a state to go on from, or the initial weights (H, out, in) for a fresh start, or both as ``Resumed``.
     ``marks``: padding, and where documents begin: there the memory is reset to its initial weights.
     ``path``: "auto" takes the chunk-parallel form where the memory has one; every path gives the same answer.
