@@ -24,6 +24,7 @@ def test_on_the_dot_product_it_is_momentum() -> None:
     same(got, train(theirs, torch.optim.SGD(groups, lr=0.1), range(20)))
 
 
+@pytest.mark.equation("Nested Learning", 35, 36, 37)
 @pytest.mark.parametrize("objective", [L2(), Huber(), DotProduct()])
 @pytest.mark.parametrize("retention", [Decay(), Delta()])
 def test_it_is_a_loop_over_its_definition(objective, retention) -> None:

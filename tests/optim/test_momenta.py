@@ -12,6 +12,7 @@ from nestling import NestlingError, optim
 from nestling.core import (
     L2,
     MLP,
+    Chain,
     Constant,
     Decay,
     Delta,
@@ -24,7 +25,17 @@ from nestling.core import (
     Normed,
     Scale,
 )
-from nestling.optim import DeepMomentum, DeltaMomentum, Gradient, GradientMemory, Identity, One, PreconditionedMomentum
+from nestling.optim import (
+    DeepMomentum,
+    DeltaMomentum,
+    Gradient,
+    GradientMemory,
+    Identity,
+    One,
+    Preconditioned,
+    PreconditionedMomentum,
+)
+from nestling.optim.rules import Sign
 from tests.optim.problem import follow, gradients, loss, network, same, train
 
 
@@ -99,6 +110,7 @@ def test_delta_momentum_is_a_gradient_step_of_equation_48() -> None:
 P = ((2.0, 0.5, 0.0), (-1.0, 1.0, 0.3), (0.0, 0.7, 1.5))
 
 
+@pytest.mark.equation("Nested Learning", 38, 39)
 @pytest.mark.parametrize("form", ["paper", "rated"])
 def test_delta_momentum_takes_any_preconditioner(form) -> None:
     """NL eq. 49: m ← m (α − gᵀg) − η P g, with a P that is not symmetric."""
@@ -148,6 +160,31 @@ def test_what_is_kept_is_enough(period, retention) -> None:
         update, state = rule.update(g, state, gates)
         whole = memory.write(whole, g[0], -torch.ones(4, dtype=torch.float64), gates)
         torch.testing.assert_close(update[0], memory.read(whole, g[0]), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.equation("Nested Learning", 51)
+def test_values_may_be_features_of_gradients() -> None:
+    """NL eq. 51: m ← α m − η P φ(g), with φ the sign and P = 3."""
+    rule = GradientMemory(Memory(Constant(), DotProduct()), One(), Preconditioned(Chain((Sign(), Scale(3.0)))), One())
+    state, m = rule.init(torch.zeros(3, 4, dtype=torch.float64)), 0.0
+    for g in gradients(10, 3, 4):
+        m = 0.9 * m - 0.1 * 3 * g.sign()
+        update, state = rule.update(g, state, Gates(lr=0.1, retain=0.9))
+        torch.testing.assert_close(update, m, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.equation("Nested Learning", 52)
+def test_a_linear_memory_read_through_newton_schulz_is_muon() -> None:
+    """NL eq. 52: W ← W + σ(m(u)), m ← α m − η ∇⟨m(u), I⟩. The scale of m is lost in σ."""
+    linear = GradientMemory(Memory(Matrix(), DotProduct()), Gradient(), Identity(), Identity())
+    rule, w = Chain((linear, NewtonSchulz())), torch.zeros(3, 4, dtype=torch.float64)
+    state, given, got = rule.init(w), gradients(20, 3, 4), []
+    for g in given:
+        update, state = rule.update(g, state, Gates(lr=0.7, retain=0.9))
+        w = w + update
+        got.append(w)
+    muon = follow(lambda p: optim.Muon(p, lr=1.0, momentum=0.9, weight_decay=0.0, kind="heavy ball"), given)
+    same(got, muon, 1e-6)
 
 
 def small(*shape: int) -> list[torch.Tensor]:

@@ -66,6 +66,7 @@ def closed_form(past: list[Tensor]) -> Tensor:
     return root(sum(g @ g.T for g in past), 0.5) @ torch.linalg.lstsq(rows, wanted).solution
 
 
+@pytest.mark.equation("Nested Learning", 106, 107, 108, 109, 110, 111)
 def test_adagrad_with_outer_products_is_the_closed_form_of_a_memory() -> None:
     """NL eq. 111: W ← W − η H^-½ M, H = Σ g gᵀ, M = Σ g, 50 steps."""
     given, w, expected = gradients(50, 3, 5), 0.0, []

@@ -10,8 +10,8 @@ from nestling.optim.levels import Levels
 from nestling.optim.m3 import M3
 from nestling.optim.momenta import DeepMomentum, DeltaMomentum, PreconditionedMomentum
 from nestling.optim.named import SGD, AdaGrad, Adam, AdamW, Lion, Muon, RMSProp
-from nestling.optim.shampoo import SOAP, Shampoo
 from nestling.optim.scheduled import Scheduled
+from nestling.optim.shampoo import SOAP, Shampoo
 from nestling.optim.splitting import Maker, Split, split
 from nestling.optim.streams import (
     Cotangent,

@@ -19,6 +19,7 @@ from nestling.core.gates import Gates
 from nestling.core.rule import Rule
 from nestling.errors import NestlingError
 from nestling.optim.kernels import Column, Signals, Tensors, layout, step
+from nestling.optim.sharding import sums, whole
 
 Group: TypeAlias = dict[str, Any]
 Params: TypeAlias = Iterable[Any]
@@ -76,6 +77,7 @@ class Optimizer(torch.optim.Optimizer, ABC):
             self.param_groups.pop()
             raise
 
+    @torch.compiler.disable  # its checks look at values; within a compiled training step it runs as it is
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One write of every weight that has a gradient; ``closure`` computes loss and gradients anew, and is given back.
@@ -127,7 +129,8 @@ class Optimizer(torch.optim.Optimizer, ABC):
         """The state of a weight before its first write, by name."""
         wide = torch.promote_types(parameter.dtype, torch.float32)
         fresh = self.rule(group).init(parameter.detach().to(wide))
-        return {name: leaf.cpu() if leaf.dim() == 0 else leaf.clone() for name, leaf in tree.items(fresh)}
+        count = lambda leaf: leaf.dim() == 0 < parameter.dim()  # noqa: E731
+        return {name: leaf.cpu() if count(leaf) else leaf.clone() for name, leaf in tree.items(fresh)}
 
     def _write(self, parameters: list[Tensor], group: Group) -> None:
         """decay, then add what the rule gives"""
@@ -197,18 +200,14 @@ def _check_gradients(group: Group) -> None:
         found.setdefault(gradient.device, []).append(index)
     for indices in found.values():
         # One number for each that no finite gradient makes nan or infinite, and the cheapest to reckon: its sum.
-        finite = torch.stack([_sum(group["params"][i].grad) for i in indices]).isfinite()
+        finite = sums([group["params"][i].grad for i in indices]).isfinite()
         if not bool(finite.all()):
             # A sum may overflow where no entry does.
             for index in (i for i, good in zip(indices, finite.tolist(), strict=True) if not good):
-                if not bool(group["params"][index].grad.isfinite().all()):
+                if not bool(whole(group["params"][index].grad).isfinite().all()):
                     raise NestlingError(
                         f"the gradient of {name_of(group, index)} is nan or infinite: skip this step, or lower the rate (lr={group['lr']})."
                     )
-
-
-def _sum(gradient: Tensor) -> Tensor:
-    return gradient.sum(dtype=torch.promote_types(gradient.dtype, torch.float32)).double()
 
 
 def name_of(group: Group, index: int) -> str:

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from nestling.core.architecture import Matrix
 from nestling.core.gates import Gates
 from nestling.core.memory import Memory, surprise
+from nestling.core.mirror import ElasticNet, Lq
 from nestling.core.objective import L2, Objective
-from nestling.core.retention import Decay, Delta, ElasticNet, Lq, Retention
+from nestling.core.retention import Decay, Delta, Retention
 from nestling.core.rule import Descend
 from nestling.errors import NestlingError
 from nestling.optim.base import Group, Params
 from nestling.optim.layers import LayerOptimizer, Rows
+from nestling.optim.sharding import whole
 
 
 class DGD(LayerOptimizer):
@@ -117,7 +119,7 @@ class GGD(LayerOptimizer):
         """A, now and in the steps before, where they are not the weight itself"""
         if parameter.dim() != 2:
             return super().start(parameter, group)
-        wide = parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))
+        wide = whole(parameter.detach()).to(torch.promote_types(parameter.dtype, torch.float32))
         dual = self.memory.retention.dual(wide)
         return {"dual": dual.clone(), "before": dual.expand(group["window"] - 1, *dual.shape).clone()}
 

@@ -15,6 +15,7 @@ from nestling.optim.base import Group, Params
 from nestling.optim.gradient_memory import GradientMemory
 from nestling.optim.kernels import layout
 from nestling.optim.layers import LayerOptimizer, Rows
+from nestling.optim.sharding import whole
 from nestling.optim.streams import Cotangent, Identity, Input, Seen, Stream
 
 
@@ -61,7 +62,7 @@ class GM(LayerOptimizer):
         """The memory, for a weight of a layer"""
         if parameter.dim() != 2:
             return super().start(parameter, group)
-        wide = parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))
+        wide = whole(parameter.detach()).to(torch.promote_types(parameter.dtype, torch.float32))
         return {name: leaf.clone() for name, leaf in tree.items(self.memory.init(wide))}
 
     def write(self, group: Group, parameter: Tensor, weight: Tensor, rows: Rows) -> Tensor:

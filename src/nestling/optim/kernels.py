@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from nestling import tree
 from nestling.core.architecture import Constant
@@ -25,6 +26,7 @@ from nestling.core.retention import Decay
 from nestling.core.rule import Chain, Descend, Every, Hold, Momentum, NewtonSchulz, Rule, Scale, Sum
 from nestling.optim.gradient_memory import GradientMemory
 from nestling.optim.rules import Before, Quotient, Root, Sign, Square, Unbiased
+from nestling.optim.sharding import part, whole
 from nestling.optim.streams import Gradient, Preconditioned
 
 Tensors: TypeAlias = list[Tensor] | tuple[Tensor, ...]
@@ -53,7 +55,7 @@ class Signals:
     def times(self, *factors: float) -> Signals:
         """Multiplied by one number, or by one for each."""
         each = factors * len(self.factors) if len(factors) == 1 else factors
-        return Signals(self.tensors, tuple(a * b for a, b in zip(self.factors, each, strict=True)), self.power)
+        return Signals(self.tensors, tuple([a * b for a, b in zip(self.factors, each, strict=True)]), self.power)
 
     def whole(self) -> Tensors:
         """The tensors with everything multiplied out."""
@@ -62,7 +64,7 @@ class Signals:
 
     def pick(self, indices: Sequence[int]) -> Signals:
         """Those of some weights."""
-        return Signals([self.tensors[i] for i in indices], tuple(self.factors[i] for i in indices), self.power)
+        return Signals([self.tensors[i] for i in indices], tuple([self.factors[i] for i in indices]), self.power)
 
     def add_to(self, targets: Tensors) -> None:
         """targets ← targets + this"""
@@ -79,12 +81,16 @@ class Signals:
         match self.power, set(self.factors):
             case 1, factors if factors == {1 - kept}:
                 torch._foreach_lerp_(targets, self.tensors, 1 - kept)
-            case 1, factors if factors == {1.0} and all(type(tensor) is Tensor and tensor.is_cpu for tensor in targets):
+            case 1, factors if factors == {1.0} and _on_processor(targets):
                 for target, tensor in zip(targets, self.tensors, strict=True):
                     torch.add(tensor, target, alpha=kept, out=target)
             case _:
                 torch._foreach_mul_(targets, kept)
                 self.add_to(targets)
+
+
+def _on_processor(tensors: Tensors) -> bool:
+    return {(type(tensor), tensor.device.type) for tensor in tensors} == {(Tensor, "cpu")}
 
 
 @lru_cache(maxsize=64)
@@ -136,7 +142,7 @@ def update(rule: Rule, signals: Signals, state: Any, gates: Gates) -> Signals:
             return Signals.of(roots)
         case Unbiased(decay):
             torch._foreach_add_(state, 1)
-            return signals.times(*(1 / (1 - decay ** float(count)) for count in state))
+            return signals.times(*[1 / (1 - decay ** float(count)) for count in state])
         case Sign():
             return Signals.of(torch._foreach_sign(signals.whole()))
         case NewtonSchulz():
@@ -147,10 +153,12 @@ def update(rule: Rule, signals: Signals, state: Any, gates: Gates) -> Signals:
         case Chain(rules):
             return _through(rules, signals, state, gates)
         case Sum(rules):
-            parts = [update(part, signals, of, gates).whole() for part, of in zip(rules, state, strict=True)]
-            total = torch._foreach_mul(parts[0], 1.0)
-            for part in parts[1:]:
-                torch._foreach_add_(total, part)
+            first, *rest = [update(each, signals, of, gates) for each, of in zip(rules, state, strict=True)]
+            total = torch._foreach_mul(
+                Signals(first.tensors, (1.0,) * len(first.factors), first.power).whole(), first.factors
+            )
+            for each in rest:
+                each.add_to(total)
             return Signals.of(total)
         case GradientMemory(Memory(Constant(), DotProduct(), Decay(), Descend(), period=1)):
             return _momentum(rule, signals, state, gates)
@@ -178,9 +186,9 @@ def _by_shape(rule: Rule, tensors: Tensors, gates: Gates) -> Signals:
     """A stateless rule on matrices: those of one shape as one batch."""
     after = list(tensors)
     for indices in _alike(tensors):
-        batch, _ = rule.update(torch.stack([tensors[i] for i in indices]), (), gates)
+        batch, _ = rule.update(torch.stack([whole(tensors[i]) for i in indices]), (), gates)
         for i, one in zip(indices, batch.unbind(), strict=True):
-            after[i] = one
+            after[i] = part(one, tensors[i])
     return Signals.of(after)
 
 
@@ -198,6 +206,8 @@ def _alike(tensors: Tensors, most: float = math.inf) -> list[list[int]]:
 def _momentum(rule: GradientMemory, signals: Signals, state: Any, gates: Gates) -> Signals:
     """A memory without keys: m ← α m − η P(g), for all weights at once."""
     kept, (_, values, _) = state
+    if any(isinstance(tensor, DTensor) for tensor in signals.tensors):
+        return _in_batches(rule, signals, state, gates)  # the memory is a column, which is not sharded as the weight is
     match rule.value:
         case Gradient():
             given = signals
@@ -221,13 +231,14 @@ def _in_batches(rule: Rule, signals: Signals, state: Any, gates: Gates) -> Signa
             ).tensors
             continue
         columns = _pick(state, indices)
-        old = pytree.tree_map(torch.stack, columns)
+        old = pytree.tree_map(lambda column: torch.stack([whole(leaf) for leaf in column]), columns)
         batched = torch.vmap(lambda signal, one: rule.update(signal, one, gates))
-        out, new = batched(torch.stack([given[i] for i in indices]), old)
+        out, new = batched(torch.stack([whole(given[i]) for i in indices]), old)
         for i, one in zip(indices, out.unbind(), strict=True):
-            after[i] = one
+            after[i] = part(one, given[i])
         for column, value in zip(pytree.tree_leaves(columns), tree.leaves(new), strict=True):
-            torch._foreach_copy_(column, value.unbind())
+            for to, one in zip(column, value.unbind(), strict=True):
+                to.copy_(part(one, to))
     return Signals.of(after)
 
 
@@ -261,11 +272,13 @@ def _one_by_one(rule: Rule, signals: Signals, state: Any, gates: Gates) -> Signa
     """The rule itself, for each weight."""
     after = []
     for i, signal in enumerate(signals.whole()):
-        old = pytree.tree_map(lambda column, i=i: column[i], state)
-        out, new = rule.update(signal, old, gates)
-        after.append(out.clone() if any(out is leaf for leaf in tree.leaves(old)) else out)
-        for to, value in zip(tree.leaves(old), tree.leaves(new), strict=True):
-            to.copy_(value)
+        kept = pytree.tree_map(lambda column, i=i: column[i], state)
+        old = tree.map(whole, kept)
+        out, new = rule.update(whole(signal), old, gates)
+        out = out.clone() if any(out is leaf for leaf in tree.leaves(old)) else out
+        after.append(part(out, signal))
+        for to, value in zip(tree.leaves(kept), tree.leaves(new), strict=True):
+            to.copy_(part(value, to))
     return Signals.of(after)
 
 

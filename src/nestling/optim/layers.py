@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from nestling.core.rule import Descend, Rule
 from nestling.errors import NestlingError
 from nestling.optim.base import Group, Optimizer, Params, name_of
+from nestling.optim.sharding import companions, gathered, part, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +34,15 @@ class LayerOptimizer(Optimizer):
     ``watch`` puts hooks on the ``nn.Linear`` modules of a model. An input counts once its output has had a gradient: forward
     passes without a backward pass leave nothing. Inputs are kept until ``step`` or ``zero_grad``. Parameters that are not
     matrices (biases, gains) take a plain step of gradient descent.
+
+    On many processes ``watch`` takes the model that DDP wraps or FSDP2 has sharded: each process sees its own inputs, and all
+    of them are gathered at the step, so that every process writes the same.
     """
 
     def __init__(self, params: Params, defaults: dict[str, Any], watch: nn.Module | None) -> None:
         self._seen: dict[Tensor, list[tuple[Tensor, Tensor]]] = {}
         self._ready: dict[Tensor, Rows] = {}
+        self._groups: dict[Tensor, Any] = {}
         self._handles: list[Any] = []
         super().__init__(params, defaults)
         if watch is not None:
@@ -52,7 +58,9 @@ class LayerOptimizer(Optimizer):
                 "watch the model whose parameters it was given."
             )
         self.close()
-        self._handles = [module.register_forward_hook(self._hook) for module in layers]
+        self._groups = {layer.weight: companions(model, layer.weight) for layer in layers}
+        # Under FSDP2 a layer has another tensor as its weight while it computes.
+        self._handles = [layer.register_forward_hook(partial(self._hook, layer.weight)) for layer in layers]
 
     def close(self) -> None:
         """Take the hooks off again."""
@@ -79,17 +87,19 @@ class LayerOptimizer(Optimizer):
 
     def _rows(self, parameter: Tensor, group: Group) -> Rows:
         """Inputs, with cotangents scaled as the gradient has been since the backward pass (clipping, loss scaling)."""
-        inputs = _wide(torch.cat([x for x, _ in self._seen[parameter]])).to(_wide(parameter.detach()).dtype)
-        gradient = _wide(parameter.grad)
+        group_of = self._groups.get(parameter)
+        seen = gathered(torch.cat([x for x, _ in self._seen[parameter]]), group_of)
+        inputs = _wide(seen).to(_wide(parameter.detach()).dtype)
+        gradient = _wide(whole(parameter.grad))
         if not self.asks(group):
             return Rows(gradient, inputs, inputs.new_zeros(len(inputs), 0))
-        found = torch.cat([delta for _, delta in self._seen[parameter]]).to(inputs)
+        found = gathered(torch.cat([delta for _, delta in self._seen[parameter]]), group_of).to(inputs)
         outer = found.mT @ inputs
         scale = (gradient * outer).sum() / outer.square().sum().clamp_min(torch.finfo(outer.dtype).tiny)
         if not (gradient - scale * outer).norm() <= 1e-2 * gradient.norm():
             raise NestlingError(
                 f"the gradient of a weight of shape {tuple(parameter.shape)} is not that of its layer's inputs: it was changed, averaged over "
-                'processes, or the weight is used elsewhere. Use DGD with reading="averaged".'
+                'processes that watch() does not know of, or the weight is used elsewhere. Use DGD with reading="averaged".'
             )
         return Rows(gradient, inputs, scale * found)
 
@@ -109,18 +119,19 @@ class LayerOptimizer(Optimizer):
         super()._write([p for p in parameters if p.dim() != 2], group)
         for parameter in (p for p in parameters if p.dim() == 2):
             rows = self._ready.pop(parameter)
-            parameter.copy_(self.write(group, parameter, _wide(parameter.detach()), rows))
+            after = self.write(group, parameter, _wide(whole(parameter.detach())), rows)
+            parameter.copy_(part(after.to(parameter.dtype), parameter))
             del self._seen[parameter]
 
-    def _hook(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        weight, x = module.weight, inputs[0].detach().reshape(-1, inputs[0].shape[-1])
-        if output.requires_grad and isinstance(weight, Tensor):
+    def _hook(self, weight: Tensor, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        x = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
+        if output.requires_grad:
             rows = lambda delta: delta.detach().reshape(-1, delta.shape[-1])  # noqa: E731
             output.register_hook(lambda delta: self._seen.setdefault(weight, []).append((x, rows(delta))))
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy watches nothing yet."""
-        return {**super().__getstate__(), "_seen": {}, "_ready": {}, "_handles": []}
+        return {**super().__getstate__(), "_seen": {}, "_ready": {}, "_groups": {}, "_handles": []}
 
 
 def _wide(tensor: Any) -> Tensor:
