@@ -102,6 +102,19 @@ def test_deltanet():
     compare(layer, activated, write)
 
 
+@pytest.mark.equation("Baselines", "Longhorn")
+def test_longhorn():
+    """Longhorn: Sₜ = argmin ‖S - Sₜ₋₁‖² + η‖S k - v‖², the normal equations solved: S(I + η k kᵀ) = Sₜ₋₁ + η v kᵀ, η = σ(wx)."""
+    layer = layer_of("longhorn")
+    eye = torch.eye(WIDTH, dtype=torch.float64)
+
+    def write(s, k, v, head, t, x):
+        eta = torch.sigmoid(layer.gates.linear.weight[head] @ x)
+        return torch.linalg.solve(eye + eta * torch.outer(k, k), s + eta * torch.outer(v, k), left=False)
+
+    compare(layer, activated, write)
+
+
 @pytest.mark.equation("Baselines", "Gated DeltaNet 10", "Gated DeltaNet §3.3")
 def test_gated_deltanet():
     """Gated DeltaNet eq. 10: Sₜ = αₜSₜ₋₁(I - βₜkₜkₜᵀ) + βₜvₜkₜᵀ, α = exp(-A softplus(ux + b))."""
@@ -160,7 +173,7 @@ def test_ttt_mlp():
     ttt("ttt_mlp", 0.1, lambda weights, x: weights[1] @ F.gelu(weights[0] @ x))
 
 
-@pytest.mark.parametrize("recipe", ["retnet", "gla", "deltanet", "gated_deltanet"])
+@pytest.mark.parametrize("recipe", ["retnet", "gla", "deltanet", "longhorn", "gated_deltanet"])
 def test_the_linear_family_starts_empty(recipe):
     layer = layer_of(recipe)
     assert not len(layer.initial)

@@ -8,7 +8,7 @@ from nestling.nn.context import MemoryAsContext, Segment
 from nestling.nn.conv import ShortConv
 from nestling.nn.features import Features, Length, Polynomial, Rotated, Scaled, Unit
 from nestling.nn.fused import Fused
-from nestling.nn.gating import FixedDecay, KeyDecayRange, RateDecayRange, RateRange, StepRange
+from nestling.nn.gating import FixedDecay, ImplicitRange, KeyDecayRange, RateDecayRange, RateRange, StepRange
 from nestling.nn.hybrid import Identity, MemoryAsGate, MemoryAsLayer
 from nestling.nn.mamba import Mamba2
 from nestling.nn.memory import Gating, Learnt, MemoryLayer, Zeros
@@ -39,6 +39,7 @@ __all__ = [
     "KeyDecayRange",
     "RateDecayRange",
     "RateRange",
+    "ImplicitRange",
     "StepRange",
     "Mamba2",
     "Gating",

@@ -65,6 +65,24 @@ class RateRange:
 
 
 @dataclass(frozen=True)
+class ImplicitRange:
+    """δ = η/(1 + η), η = ``lr`` σ(w·x) for each head; nothing is forgotten (Longhorn, arXiv 2407.14207).
+
+    The delta rule at this rate is a whole proximal step for keys of unit length, argmin ‖S − Sₜ₋₁‖² + η‖S k − v‖²; its δ is
+    η/(1 + η‖k‖²). However large η is, it never writes more than the error.
+
+    >>> ImplicitRange(2.0).module(32, 2, {"w1": (16, 16)}, 16)(torch.zeros(1, 1, 32)).lr.flatten()
+    tensor([0.5000, 0.5000], grad_fn=<ViewBackward0>)
+    """
+
+    lr: float = 1.0
+
+    def module(self, dim: int, heads: int, shapes: Shapes, width: int) -> nn.Module:
+        """One projection."""
+        return _Implicit(dim, heads, self)
+
+
+@dataclass(frozen=True)
 class RateDecayRange:
     """β = σ(w·x), α = exp(-A softplus(u·x + b)) for each head (Gated DeltaNet, arXiv 2412.06464, §3.3; the α is Mamba2's).
 
@@ -130,7 +148,7 @@ class _ByKey(nn.Module):
 
 
 class _Rate(nn.Module):
-    def __init__(self, dim: int, heads: int, form: RateRange) -> None:
+    def __init__(self, dim: int, heads: int, form: RateRange | ImplicitRange) -> None:
         super().__init__()
         self.form = form
         self.linear = nn.Linear(dim, heads, bias=False)
@@ -139,6 +157,12 @@ class _Rate(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             raw = self.linear(x.to(self.linear.weight.dtype)).mT
             return Gates(lr=self.form.lr * torch.sigmoid(raw))
+
+
+class _Implicit(_Rate):
+    def forward(self, x: Tensor) -> Gates:
+        rate = super().forward(x).lr
+        return Gates(lr=rate / (1 + rate))
 
 
 class _RateDecay(nn.Module):

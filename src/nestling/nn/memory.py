@@ -14,7 +14,7 @@ from nestling.errors import NestlingError
 from nestling.nn.channels import ChannelRange
 from nestling.nn.conv import ShortConv
 from nestling.nn.features import Features, Unit
-from nestling.nn.gating import FixedDecay, KeyDecayRange, RateDecayRange, RateRange
+from nestling.nn.gating import FixedDecay, ImplicitRange, KeyDecayRange, RateDecayRange, RateRange
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
 from nestling.nn.norm import RMSNorm, widened
 from nestling.nn.project import GateRange
@@ -25,7 +25,15 @@ from nestling.tree import map as tree_map
 from nestling.tree import nbytes, state
 
 Gating = (
-    GateRange | ChannelRange | FixedDecay | KeyDecayRange | RateRange | RateDecayRange | ShareRange | ThresholdRange
+    GateRange
+    | ChannelRange
+    | FixedDecay
+    | KeyDecayRange
+    | RateRange
+    | ImplicitRange
+    | RateDecayRange
+    | ShareRange
+    | ThresholdRange
 )
 """How a layer makes its gates."""
 

@@ -15,6 +15,7 @@ from nestling.nn import (
     FixedDecay,
     Gated,
     GateRange,
+    ImplicitRange,
     Independent,
     InSequence,
     KeyDecayRange,
@@ -37,7 +38,18 @@ from nestling.nn import (
 )
 from nestling.recipes.atlas import Atlas, atlas
 from nestling.recipes.hope import Hope, HopeAttention, HopeGated, hope, hope_attention, hope_gated
-from nestling.recipes.linear import GLA, DeltaNet, GatedDeltaNet, RetNet, deltanet, gated_deltanet, gla, retnet
+from nestling.recipes.linear import (
+    GLA,
+    DeltaNet,
+    GatedDeltaNet,
+    Longhorn,
+    RetNet,
+    deltanet,
+    gated_deltanet,
+    gla,
+    longhorn,
+    retnet,
+)
 from nestling.recipes.mamba import Mamba, SambaMamba, mamba2, samba
 from nestling.recipes.miras import Memora, Moneta, Yaad, memora, moneta, yaad
 from nestling.recipes.sizes import SIZES, preset
@@ -62,6 +74,7 @@ RECIPES: dict[str, tuple[type[Config], Callable[[Any], LM]]] = {
     "retnet": (RetNet, retnet),
     "gla": (GLA, gla),
     "deltanet": (DeltaNet, deltanet),
+    "longhorn": (Longhorn, longhorn),
     "gated_deltanet": (GatedDeltaNet, gated_deltanet),
     "ttt_linear": (TTTLinear, ttt_linear),
     "ttt_mlp": (TTTMLP, ttt_mlp),
@@ -80,7 +93,20 @@ RECIPES: dict[str, tuple[type[Config], Callable[[Any], LM]]] = {
     "hope_attention": (HopeAttention, hope_attention),
     "hope_gated": (HopeGated, hope_gated),
 }
-_PARTS = (GateRange, ChannelRange, FixedDecay, KeyDecayRange, RateRange, RateDecayRange, StepRange, Unit, Length, Scaled, Rotated)
+_PARTS = (
+    GateRange,
+    ChannelRange,
+    FixedDecay,
+    KeyDecayRange,
+    RateRange,
+    ImplicitRange,
+    RateDecayRange,
+    StepRange,
+    Unit,
+    Length,
+    Scaled,
+    Rotated,
+)
 _STARTS = (Polynomial, ShareRange, ThresholdRange, Learnt, Zeros, SelfRange, Samba, H3)
 _HOPE = (InSequence, Nested, Independent, Gated, SelfForm, Exactly, UpTo)
 

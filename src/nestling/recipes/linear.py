@@ -13,6 +13,7 @@ from nestling.nn import (
     Features,
     FixedDecay,
     Gating,
+    ImplicitRange,
     KeyDecayRange,
     Learnt,
     MemoryLayer,
@@ -78,6 +79,13 @@ class DeltaNet(MemoryMixer):
 
 
 @dataclass(frozen=True)
+class Longhorn(MemoryMixer):
+    """The delta rule as a whole proximal step: its rate is η/(1 + η‖k‖²), with keys of unit length."""
+
+    gates: Gating = ImplicitRange()
+
+
+@dataclass(frozen=True)
 class GatedDeltaNet(MemoryMixer):
     """The gated delta rule: a rate and a decay from the token."""
 
@@ -127,6 +135,16 @@ def deltanet(config: DeltaNet) -> LM:
     >>> from nestling.recipes import build
     >>> build("deltanet", layers=1).config.gates
     RateRange(lr=1.0)
+    """
+    return memories(config)
+
+
+def longhorn(config: Longhorn) -> LM:
+    """Longhorn (arXiv 2407.14207): Sₜ = argmin ‖S − Sₜ₋₁‖² + ηₜ‖S kₜ − vₜ‖² = Sₜ₋₁(I - δₜkₜkₜᵀ) + δₜvₜkₜᵀ.
+
+    >>> from nestling.recipes import build
+    >>> build("longhorn", layers=1).config.gates
+    ImplicitRange(lr=1.0)
     """
     return memories(config)
 
