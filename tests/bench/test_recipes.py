@@ -48,6 +48,7 @@ def test_every_recipe_has_a_row_with_all_figures(config, tmp_path):
     saved = json.loads((tmp_path / "out" / "recipes.json").read_text())
     assert saved["settings"]["steps"] == 3 and [row["recipe"] for row in saved["rows"]] == list(NAMES)
     table = (tmp_path / "out" / "recipes.md").read_text()
+    assert table.startswith("`nestling bench recipes --steps 3 --batch 2 --length 16 ")
     page = (tmp_path / "page.md").read_text()
     assert page == f"above\n{BEGIN}\n\n{table}\n{END}\nbelow\n" and "| `gla` |" in page
 

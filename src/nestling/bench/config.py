@@ -26,7 +26,7 @@ class BenchConfig:
     """Updates of the weights."""
     batch: int = 1
     """Rows in a batch."""
-    length: int = 256
+    length: int = 128
     """Tokens in a row, and in the prompt before decoding."""
     vocab_size: int = 1024
     """Tokens of the byte-pair encoding; 256 are bytes."""

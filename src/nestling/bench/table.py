@@ -55,7 +55,7 @@ def markdown(rows: Sequence[Row], config: BenchConfig) -> str:
     """
     kind = "bytes" if config.vocab_size == 256 else f"BPE of {config.vocab_size:,}"
     lines = [
-        f"`nestling bench recipes`: size `tiny`, {config.steps:,} steps of {config.batch} × {config.length} tokens ({kind}) of the "
+        f"`nestling bench recipes{_options(config)}`: size `tiny`, {config.steps:,} steps of {config.batch} × {config.length} tokens ({kind}) of the "
         f"standard library's source, AdamW {config.lr:g}, seed {config.seed}; {machine()}. One run each, no spread: "
         "small differences say nothing.",
         "",
@@ -66,6 +66,13 @@ def markdown(rows: Sequence[Row], config: BenchConfig) -> str:
     ]
     trouble = [f"- `{row.recipe}` stopped: {row.failure}" for row in rows if row.failure]
     return "\n".join([*lines, *(["", *trouble] if trouble else [])])
+
+
+def _options(config: BenchConfig) -> str:
+    """The options that give these settings."""
+    usual = BenchConfig().settings
+    changed = {name: value for name, value in config.settings.items() if value != usual[name]}
+    return "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
 
 
 def _line(row: Row) -> str:
