@@ -90,7 +90,7 @@ class LayerOptimizer(Optimizer):
         group_of = self._groups.get(parameter)
         seen = gathered(torch.cat([x for x, _ in self._seen[parameter]]), group_of)
         inputs = _wide(seen).to(_wide(parameter.detach()).dtype)
-        gradient = _wide(whole(parameter.grad))
+        gradient = _wide(whole(parameter.grad))  # type: ignore[arg-type]
         if not self.asks(group):
             return Rows(gradient, inputs, inputs.new_zeros(len(inputs), 0))
         found = gathered(torch.cat([delta for _, delta in self._seen[parameter]]), group_of).to(inputs)
