@@ -74,6 +74,7 @@ def literal(model: nl.LM, row: Tensor, levels: tuple[Level, ...], lr: float, *, 
     return torch.cat(outputs)
 
 
+@pytest.mark.equation("Nested Learning", 71, 72)
 @pytest.mark.parametrize("levels", [(FAST,), (FAST, SLOW), (MOMENTUM, SLOW), (NESTED, SLOW)], ids=IDS)
 @pytest.mark.parametrize("recipe", ["hope_attention", "hope", "transformer"])
 def test_each_row_is_a_literal_loop_of_eq_71(recipe, levels):

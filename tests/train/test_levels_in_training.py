@@ -17,6 +17,7 @@ from tests.train.tiny import MODEL, config, curve
 CHANGES = {**MODEL, "wiring": "Nested(0.5)"}
 
 
+@pytest.mark.equation("Nested Learning", 71)
 def test_a_slow_ffn_moves_at_its_own_period(tmp_path: Path) -> None:
     """A literal loop: AdamW of its own for each period, on the sum of the clipped gradients since its last step (NL eq. 71)."""
     given = config(

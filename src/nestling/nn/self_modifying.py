@@ -78,7 +78,7 @@ class SelfModifying(Mixer):
         self.initial_projections = nn.ModuleDict(
             {name: _start(inner, width, values, heads) for name, inner, values in form.made(width).parts}
         )
-        shares = torch.linspace(0, 1, heads).tolist()
+        shares = [head / max(heads - 1, 1) for head in range(heads)]
         starts = {
             "η": torch.tensor([ranges.start(period, share, form.rest(ranges)) for share in shares]),
             "α": torch.full((heads,), ranges.retain),
