@@ -30,7 +30,7 @@ def written(layer: TokenExact, x: Tensor) -> Tensor:
 
 def test_additive_heads_add_up_whatever_the_order() -> None:
     torch.manual_seed(0)
-    layer = TokenExact(32, heads=4, additive=2).double()
+    layer = TokenExact(32, heads=4, additive=2, reflecting=1).double()
     x = 3 * torch.randn(1, 20, 32, dtype=torch.float64)
     there, mixed = written(layer, x), written(layer, x[:, torch.randperm(20)])
     apart = (there - mixed).abs().amax((1, 2))
@@ -40,12 +40,26 @@ def test_additive_heads_add_up_whatever_the_order() -> None:
 
 def test_additive_heads_grow_in_proportion_to_the_length() -> None:
     torch.manual_seed(0)
-    layer = TokenExact(32, heads=4, additive=2).double()
+    layer = TokenExact(32, heads=4, additive=2, reflecting=1).double()
     token = 3 * torch.randn(1, 1, 32, dtype=torch.float64)
     eye = torch.eye(8, dtype=torch.float64)
     ten, hundred = (written(layer, token.expand(1, n, 32))[:2] - eye for n in (10, 100))
     torch.testing.assert_close(hundred, 10 * ten, rtol=1e-3, atol=1e-3)
     assert ten.abs().max() > 0.1
+
+
+def test_reflecting_heads_begin_near_a_reflection() -> None:
+    """What is held along a repeated key turns around with every token, and fades slowly."""
+    torch.manual_seed(0)
+    layer = TokenExact(32, heads=4, additive=2, reflecting=1).double()
+    token = 3 * torch.randn(1, 1, 32, dtype=torch.float64)
+    key = torch.nn.functional.normalize(layer.initial_projections["k"]["w1"][2] @ token[0, 0, 16:24], dim=0)
+    held = [written(layer, token.expand(1, n, 32))[2] @ key for n in (1, 2, 3)]
+    turned = [
+        torch.cosine_similarity(now - then, then - before, dim=0)
+        for before, then, now in zip([key], held, held[1:], strict=False)
+    ]
+    assert all(each < -0.5 for each in turned)
 
 
 def test_streams_go_on_and_marks_are_refused() -> None:
@@ -57,7 +71,7 @@ def test_streams_go_on_and_marks_are_refused() -> None:
     second, _ = model(tokens[:, 5:], state)
     torch.testing.assert_close(torch.cat((first, second), 1), whole)
     with pytest.raises(NestlingError, match="read one word a row"):
-        TokenExact(32, 4, 2)(torch.randn(1, 3, 32), marks=Marks(valid=torch.ones(1, 3, dtype=torch.bool)))
+        TokenExact(32, 4, 2, 1)(torch.randn(1, 3, 32), marks=Marks(valid=torch.ones(1, 3, dtype=torch.bool)))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Hope as it counts and tracks states: committed after every token, each write bounded, half of its heads beginning additive."""
+"""Hope as it counts and tracks states: committed after every token, each write bounded, heads that begin where this happens."""
 
 from __future__ import annotations
 
@@ -22,31 +22,34 @@ from nestling.recipes import configure
 FORM = SelfForm(memory=Matrix(), projections=Matrix(), retention=Delta())
 """NL eqs 83-88 as printed, with matrices: nothing returns, nothing is skipped."""
 RANGES = SelfRange(lr=1.0, slow=0.0, fast=0.0, retain=14.0, projections=0.01)
-ADDITIVE = -2.0
-"""b of η in heads that begin additive"""
+ADDITIVE, REFLECTING = -2.0, 0.7
+"""b of η in heads that begin so"""
 
 
 class TokenExact(SelfModifying):
     """Self-modifying Titans at period 1, their values ``Within`` bounds.
 
     In the first ``additive`` heads keys begin in one half of the channels, and what is written along them in the other, which
-    the memories do not read: transitions I + η o kᵀ then commute, and writes add up as in linear attention.
+    the memories do not read: transitions I + η o kᵀ then commute, and writes add up as in linear attention. In the next
+    ``reflecting`` heads values begin opposite to keys, so that writes turn around what the key reads. Others begin at random.
     """
 
-    def __init__(self, dim: int, heads: int, additive: int, value: Within = Within()) -> None:
-        """``additive`` of the ``heads`` begin so."""
+    def __init__(self, dim: int, heads: int, additive: int, reflecting: int, value: Within = Within()) -> None:
+        """``additive`` and ``reflecting``: how many of the ``heads`` begin so."""
         super().__init__(dim, heads, 1, form=FORM, ranges=RANGES)
         self.value = value
         with torch.no_grad():
             made = {name: part["w1"] for name, part in self.initial_projections.items()}  # type: ignore[index]
-            half = dim // heads // 2
+            half, turned = dim // heads // 2, slice(additive, additive + reflecting)
             made["v"][additive:] *= 0.4
+            made["v"][turned] -= 0.7 * made["k"][turned]
             made["k"][:additive, half:] = 0
             made["v"][:additive, :half] = 2.5 * made["k"][:additive, :half]
             for each in made.values():
                 each[:additive, :, half:] = 0
             made["α"].zero_()
             self.bias["η"][:additive] = ADDITIVE
+            self.bias["η"][turned] = REFLECTING
 
     def forward(
         self, x: Tensor, state: SelfModifyingState | None = None, marks: Marks = UNMARKED
@@ -69,8 +72,8 @@ class TokenExact(SelfModifying):
         return self.out(y * nn.functional.silu(self.gate(x))), SelfModifyingState(conv, *after)
 
 
-def token_exact(vocab_size: int, additive: int = 2, **shape: Any) -> LM:
-    """Hope of ``shape`` with ``TokenExact`` memories; ``additive``: heads that begin so.
+def token_exact(vocab_size: int, additive: int = 2, reflecting: int = 1, **shape: Any) -> LM:
+    """Hope of ``shape`` with ``TokenExact`` memories; ``additive`` and ``reflecting``: heads that begin so.
 
     >>> token_exact(2, dim=16, heads=4, layers=1)(torch.zeros(1, 5, dtype=torch.int64))[0].shape
     torch.Size([1, 5, 2])
@@ -80,7 +83,11 @@ def token_exact(vocab_size: int, additive: int = 2, **shape: Any) -> LM:
     return LM(
         config,
         [
-            Block(config.dim, TokenExact(config.dim, config.heads, additive), CMS(config.dim, levels, config.expand))
+            Block(
+                config.dim,
+                TokenExact(config.dim, config.heads, additive, reflecting),
+                CMS(config.dim, levels, config.expand),
+            )
             for _ in range(config.layers)
         ],
     )
