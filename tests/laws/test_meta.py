@@ -15,9 +15,11 @@ from nestling.models import LM
 from nestling.nn import MemoryLayer, SelfModifying
 from nestling.ops import Chunk, Path, Reference, scan
 from tests.laws.subjects import (
+    DEEP,
     EVERYTHING,
     HEADS,
     MEMORIES,
+    PRINTED,
     RECIPES,
     TITANS,
     assert_close,
@@ -134,7 +136,7 @@ def test_the_last_token_teaches_the_first_write(name):
     assert float(slope) == pytest.approx(float((grad * direction).sum()), rel=1e-5, abs=1e-12)
 
 
-def checked(layer: nn.Module, length: int) -> bool:
+def checked(layer: nn.Module, length: int, fast_mode: bool = False) -> bool:
     """gradcheck of the outputs and of the final state, by the input and by every parameter."""
     layer = layer.double()
     names = [name for name, _ in layer.named_parameters()]
@@ -146,7 +148,7 @@ def checked(layer: nn.Module, length: int) -> bool:
 
     x = torch.randn(1, length, dim, dtype=torch.float64, requires_grad=True)
     parameters = [p.detach().clone().requires_grad_() for p in layer.parameters()]
-    return torch.autograd.gradcheck(function, (x, *parameters), atol=1e-6, rtol=1e-4)
+    return torch.autograd.gradcheck(function, (x, *parameters), atol=1e-6, rtol=1e-4, fast_mode=fast_mode)
 
 
 PATHS = [Chunk(stride=0), Chunk(stride=2)]
@@ -163,7 +165,13 @@ def test_gradcheck_of_self_modifying_memories_over_four_periods(path):
     assert checked(SelfModifying(4, HEADS, 2, conv=2, path=path), 7)
 
 
-@pytest.mark.parametrize("name", ["self_modifying", "titans", "delta"])
+@pytest.mark.parametrize("form", [PRINTED, DEEP], ids=["printed", "deep"])
+def test_gradcheck_of_other_forms_along_random_directions(form):
+    """The same over three periods of the one clock and two of the other."""
+    assert checked(SelfModifying(4, HEADS, 2, form=form, conv=2, path=Chunk(stride=2)), 5, fast_mode=True)
+
+
+@pytest.mark.parametrize("name", ["self_modifying", "self_modifying_deep", "titans", "delta"])
 def test_gradients_are_finite_through_256_chunks(name):
     module = build(name)
     x = draw(module, 1, 4 * 256).requires_grad_()
