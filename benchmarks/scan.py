@@ -3,6 +3,7 @@
     python -m benchmarks.scan --peer-python PATH        every path at every length (half an hour to an hour)
     python -m benchmarks.scan --short --peer-python PATH    about 15 minutes
     python -m benchmarks.scan --quick                   a few minutes, short sequences, without what is slow
+    python -m benchmarks.scan --only compiled           these cases again, in the table that today's run left
 
 The peer lives in an environment of its own (``pip install -c constraints.txt torch titans-pytorch==0.5.5``); without
 ``--peer-python`` its column stays empty. Every case runs in a process of its own, after parity with the reference passed there;
@@ -147,16 +148,23 @@ def main() -> int:
     parser.add_argument("--peer-python", help="an interpreter that has titans-pytorch 0.5.5")
     parser.add_argument("--threads", type=int, default=1, help="more than one stalls when another program wants a core")
     parser.add_argument("--kind", choices=("training", "streaming"), help="only these cases (default: both)")
+    parser.add_argument(
+        "--only", choices=(*OURS, PEER), help="measure these again and keep the others' figures of today"
+    )
     parser.add_argument("--short", action="store_true", help="forward and the slow paths at short sequences only")
     parser.add_argument("--quick", action="store_true", help="short sequences only")
     parser.add_argument("--limit", type=float, default=120, help="seconds one run may take; longer ones are not begun")
     options = parser.parse_args()
-    results: list[dict[str, Any]] = []
     listed = [
         case
         for case in cases(options.quick, options.short, options.threads)
         if options.kind in (None, case["kind"]) or case["kind"] == "ceiling"
     ]
+    results: list[dict[str, Any]] = []
+    if options.only:
+        listed = [case for case in listed if case["kind"] == "training" and case["implementation"] == options.only]
+        kept = json.loads(target(options).with_suffix(".json").read_text())
+        results = [each for each in kept if each["kind"] != "training" or each["implementation"] != options.only]
     with Progress() as progress:
         task = progress.add_task("measuring", total=len(listed))
         for case in listed:
@@ -169,14 +177,14 @@ def main() -> int:
 
 def write(results: list[dict[str, Any]], options: argparse.Namespace) -> str:
     """The table and the raw figures of what has been measured so far."""
-    machine = f"{os.cpu_count()}-core-{platform.machine()}"
-    today = datetime.date.today().isoformat()
+    machine, today = platform_name(), datetime.date.today().isoformat()
     command = (
         "python -m benchmarks.scan"
         + (f" --kind {options.kind}" if options.kind else "")
         + (" --short" if options.short else "")
         + (" --quick" if options.quick else "")
         + f" --limit {options.limit:.0f} --peer-python PATH"
+        + (f"`, then `python -m benchmarks.scan --only {options.only}" if options.only else "")
     )
     header = (
         f"# Memory layer: paths side by side ({machine}, {today})\n\n`{command}`, seed 0, batch 1, dim 384, float32, "
@@ -184,11 +192,21 @@ def write(results: list[dict[str, Any]], options: argparse.Namespace) -> str:
         "Ours: gates, momentum and reads per token. titans-pytorch 0.5.5: same memory, `batch_size=chunk_size`, gates per chunk."
     )
     text = markdown(results, header)
-    name = f"{options.kind or 'scan'}-{machine}-{today}{'-quick' if options.quick else ''}"
-    base = ROOT / "benchmarks" / "results" / name
+    base = target(options)
     base.with_suffix(".md").write_text(text)
     base.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
     return text
+
+
+def target(options: argparse.Namespace) -> Path:
+    """Where today's results of this machine lie, without a suffix."""
+    name = f"{options.kind or 'scan'}-{platform_name()}-{datetime.date.today().isoformat()}"
+    return ROOT / "benchmarks" / "results" / f"{name}{'-quick' if options.quick else ''}"
+
+
+def platform_name() -> str:
+    """The machine, as far as it may be named."""
+    return f"{os.cpu_count()}-core-{platform.machine()}"
 
 
 def _torch() -> str:
