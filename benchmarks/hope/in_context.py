@@ -89,7 +89,10 @@ def main() -> None:
         row: dict[str, float] = {"rate": rate, "seconds": time.process_time() - begun}
         row |= {name: statistics.mean(each[name] for each in found) for name in ("first", "second", "other")}
         gains = [each["first"] - each["second"] for each in found]
-        row |= {"gain": statistics.mean(gains), "± gain": statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")}
+        row |= {
+            "gain": statistics.mean(gains),
+            "± gain": statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan"),
+        }
         rows.append({**row, "documents": found})
         print({name: round(value, 4) for name, value in row.items()}, flush=True)
     result = {
