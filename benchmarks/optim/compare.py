@@ -1,4 +1,4 @@
-"""A comparison in which every optimizer has the same: five rates on one seed to tune by, then three seeds at the best."""
+"""A comparison in which every optimizer has the same: up to five rates on one seed to tune by, then three seeds at the best."""
 
 from __future__ import annotations
 
@@ -82,9 +82,10 @@ def train(task: Task, entry: Entry, rate: float, seed: int) -> dict[str, Any]:
 
 
 def tune(loss: Callable[[float], float], begin: float) -> float:
-    """The best of five rates, the same number for everyone: three a half decade apart, then two where it is best.
+    """The best of at most five rates, by one rule for everyone: three half a decade apart, then two where it is best.
 
-    At an edge the search goes on half a decade further, inside it looks a quarter decade aside, to the better neighbour.
+    At an edge the search goes on half a decade further, inside it looks a quarter decade aside, to the better neighbour; it
+    ends before the fifth where both neighbours at a quarter are known.
 
     >>> round(tune(lambda rate: abs(math.log10(rate)), 0.1), 3)
     1.0
@@ -93,13 +94,14 @@ def tune(loss: Callable[[float], float], begin: float) -> float:
     tried = {place: loss(rate(place)) for place in (0, -2, 2)}
     for _ in range(2):
         best = min(tried, key=lambda place: (tried[place], place))
-        beside = {place: tried.get(place, math.inf) for place in (best - 2, best + 2)}
         if best in (min(tried), max(tried)):
-            place = best - 2 if best == min(tried) else best + 2
+            places = [best - 2 if best == min(tried) else best + 2]
         else:
-            place = best + (1 if beside[best + 2] < beside[best - 2] else -1)
-            place = 2 * best - place if place in tried else place
-        tried[place] = loss(rate(place))
+            beside = {step: tried.get(best + 2 * step, math.inf) for step in (-1, 1)}
+            places = [best + step for step in sorted(beside, key=lambda step: beside[step])]
+        place = next((place for place in places if place not in tried), None)
+        if place is not None:
+            tried[place] = loss(rate(place))
     return rate(min(tried, key=lambda place: (tried[place], place)))
 
 
@@ -110,7 +112,7 @@ def chosen(pieces: Pieces, task: Task, entry: Entry) -> float:
         key = (task.name, entry.name, f"{rate:.4g}", TUNED_ON)
         return float(pieces.get(key, lambda: train(task, entry, rate, TUNED_ON))["validation"])
 
-    return tune(loss, entry.begin)
+    return tune(loss, entry.begin[task.name])
 
 
 def runs(pieces: Pieces, task: Task) -> Iterator[tuple[Entry, float, list[dict[str, Any]]]]:
@@ -156,7 +158,7 @@ def draw(task: Task, found: list[tuple[Entry, float, list[dict[str, Any]]]], tim
             axes[row, column].set(xlabel=unit, ylabel=f"{title} loss (nats, log scale)", yscale="log")
     axes[0, 0].legend(fontsize=8)
     figure.suptitle(
-        f"{task.name}: each optimizer at its best of five rates, {len(SEEDS)} seeds (bands: lowest to highest)"
+        f"{task.name}: each optimizer at its best of up to five rates, {len(SEEDS)} seeds (bands: lowest to highest)"
     )
     save(figure, f"compare-{task.name}")
 
@@ -199,7 +201,7 @@ def main() -> None:
         hidden = sum(p.numel() for p in task.model().parameters())
         text += [f"## {name}: {task.steps} steps, {hidden:,} parameters", "", report(task, found, times), ""]
     head = (
-        f"# Optimizers compared\n\n`python -m benchmarks.optim compare` on a {machine()}, float32. Rates of hidden matrices: the best of five "
+        f"# Optimizers compared\n\n`python -m benchmarks.optim compare` on a {machine()}, float32. Rates of hidden matrices: the best of up to five "
         f"(validation loss, seed {TUNED_ON}); everything else AdamW at {REST:g} for all. Seeds {', '.join(map(str, SEEDS))}: mean ± standard "
         "deviation. Warm-up and cosine, gradients clipped to norm 1, no weight decay. Losses in nats (digits: an image, novels: a byte).\n\n"
     )

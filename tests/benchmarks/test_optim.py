@@ -66,8 +66,8 @@ def test_momentum_keeps_what_its_decay_says(monkeypatch: pytest.MonkeyPatch) -> 
         assert sum(asked[0]) == pytest.approx(1.0)
 
 
-def test_every_optimizer_is_tuned_by_five_trainings() -> None:
-    for optimum in (1e-9, 3e-3, 1e-2, 1e-1, 1e9):
+def test_every_optimizer_is_tuned_by_at_most_five_trainings() -> None:
+    for optimum in (1e-9, 3e-3, 1e-2, 1.8e-2, 1e-1, 1e9):
         tried: list[float] = []
 
         def loss(rate: float, optimum: float = optimum, tried: list[float] = tried) -> float:
@@ -75,7 +75,8 @@ def test_every_optimizer_is_tuned_by_five_trainings() -> None:
             return abs(math.log(rate / optimum))
 
         best = compare.tune(loss, 1e-2)
-        assert len(tried) == len(set(tried)) == 5
+        assert len(tried) == len(set(tried)) <= 5
+        assert (4 if 3e-3 < optimum < 3e-2 else 5) == len(tried)
         assert best in tried and abs(math.log(best / optimum)) == min(abs(math.log(rate / optimum)) for rate in tried)
 
 
@@ -99,7 +100,7 @@ def small() -> Task:
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_trainings_repeat(entry) -> None:
-    first, again = (compare.train(small(), entry, entry.begin, 3) for _ in range(2))
+    first, again = (compare.train(small(), entry, entry.begin["digits"], 3) for _ in range(2))
     assert json.dumps(first) == json.dumps(again) and math.isfinite(first["validation"])
 
 
@@ -113,8 +114,8 @@ def test_memories_that_are_kept_go_on_as_if_nothing_had_been(monkeypatch: pytest
     monkeypatch.setattr(continual, "STEPS", 4)
     monkeypatch.setattr(continual, "LOOKED_AT", (4,))
     task, entry = small(), BY_NAME[name]
-    found = continual.compute((task, task), entry, entry.begin, 0)["ways"]
-    whole = compare.Training(task, entry, entry.begin, 0)
+    found = continual.compute((task, task), entry, entry.begin["digits"], 0)["ways"]
+    whole = compare.Training(task, entry, entry.begin["digits"], 0)
     for step in range(4):
         whole.step(min(1.0, (step + 1) / continual.WARM))
     whole.batches.manual_seed(0)
