@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
-from benchmarks.optim.optimizers import ENTRIES, REST, Entry
+from benchmarks.optim.optimizers import CONTROL, ENTRIES, REST, Entry
 from benchmarks.optim.shared import COLOURS, SEEDS, Pieces, machine, save, spread, table, write
 from benchmarks.optim.tasks import TASKS, Task
 
@@ -116,9 +116,9 @@ def chosen(pieces: Pieces, task: Task, entry: Entry) -> float:
 
 
 def runs(pieces: Pieces, task: Task) -> Iterator[tuple[Entry, float, list[dict[str, Any]]]]:
-    """Every optimizer with its tuned rate and its three trainings."""
-    for entry in ENTRIES:
-        rate = chosen(pieces, task, entry)
+    """Every optimizer with its tuned rate and its three trainings, and the control."""
+    for entry in (*ENTRIES, CONTROL):
+        rate = 0.0 if entry == CONTROL else chosen(pieces, task, entry)
         key = lambda seed, entry=entry, rate=rate: (task.name, entry.name, f"{rate:.4g}", seed)  # noqa: E731
         work = lambda seed, entry=entry, rate=rate: lambda: train(task, entry, rate, seed)  # noqa: E731
         yield entry, rate, [pieces.get(key(seed), work(seed)) for seed in SEEDS]
@@ -140,7 +140,7 @@ def clock(task: Task, rates: dict[str, float]) -> dict[str, Any]:
 def draw(task: Task, found: list[tuple[Entry, float, list[dict[str, Any]]]], times: dict[str, list[float]]) -> None:
     """Train and held-out loss against steps and against seconds: the mean of three seeds, from the lowest to the highest."""
     figure, axes = plt.subplots(2, 2, figsize=(12, 9), layout="constrained", sharey="row")
-    for entry, _, trainings in found:
+    for entry, _, trainings in found[:-1]:
         colour, style = STYLES.get(entry.name, (COLOURS.get(entry.name), "-"))
         steps = [point[0] for point in trainings[0]["curve"]]
         for row, column in ((0, 1), (1, 2)):
@@ -168,10 +168,12 @@ def report(task: Task, found: list[tuple[Entry, float, list[dict[str, Any]]]], t
     rows = []
     for entry, rate, trainings in sorted(found, key=lambda one: _final(one[2], 2)):
         ends = [one["curve"][-1] for one in trainings if one["validation"] < math.inf]
-        low, middle, high = times[entry.name]
         cells = [spread([end[column] for end in ends]) if ends else "–" for column in (1, 2, 3)]
-        seconds = f"{middle * task.steps / 1e3:.1f}"
-        rows.append((entry.name, f"{rate:.2g}", *cells, f"{middle:.0f} ({low:.0f} to {high:.0f})", seconds))
+        clocked = ["–", "–"]
+        if entry != CONTROL:
+            low, middle, high = times[entry.name]
+            clocked = [f"{middle:.0f} ({low:.0f} to {high:.0f})", f"{middle * task.steps / 1e3:.1f}"]
+        rows.append((entry.name, f"{rate:.2g}", *cells, *clocked))
     header = (
         "optimizer",
         "rate",

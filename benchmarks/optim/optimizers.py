@@ -88,4 +88,6 @@ ENTRIES = (
         100.0,
     ),
 )
+CONTROL = Entry("not trained", ENTRIES[3].make, both(0.0))
+"""The hidden matrices stay as they are drawn: what everything else learns alone"""
 BY_NAME = {entry.name: entry for entry in ENTRIES}
