@@ -173,7 +173,8 @@ def load(path: str | Path, like: T) -> tuple[T, dict[str, str]]:
             raise NestlingError(
                 f"{path} is the state of another model: this one has no {extra[0]}. Load it with the model that saved it."
             )
-        loaded = {name: file.get_tensor(name) for name, _ in wanted}
+        # Copied: a tensor inside a file can lie anywhere in memory, and sums depend in the last bit on how it is aligned.
+        loaded = {name: file.get_tensor(name).clone() for name, _ in wanted}
         metadata = dict(file.metadata() or {})
     for name, leaf in wanted:
         if loaded[name].dtype != leaf.dtype:

@@ -39,8 +39,8 @@ def test_the_prompt_is_read_from_standard_input(run: Path, call: Call, monkeypat
 def test_a_session_goes_on_where_it_was_saved(run: Path, tmp_path: Path, call: Call) -> None:
     file = tmp_path / "a.safetensors"
     whole = call("generate", run, "--prompt", "def", "--max-tokens", "12", "--temperature", "0").out
-    begun = call("generate", run, "--prompt", "def", "--max-tokens", "5", "--temperature", "0", "--save-session", file)
-    ended = call("generate", run, "--session", file, "--max-tokens", "7", "--temperature", "0")
+    begun = call("generate", run, "--prompt", "def", "--max-tokens", "4", "--temperature", "0", "--save-session", file)
+    ended = call("generate", run, "--session", file, "--max-tokens", "8", "--temperature", "0")
     assert (begun.status, ended.status) == (0, 0)
     assert begun.out + ended.out == whole
 

@@ -82,6 +82,15 @@ def loss_of(objective, prediction: Tensor, value: Tensor, threshold: float) -> T
             return sum(torch.sqrt(x * x + objective.epsilon) ** objective.p for x in r)
         case "Huber":
             return sum(x * x / 2 if abs(x) <= threshold else threshold * (abs(x) - threshold / 2) for x in r)
+        case "NormHuber":
+            length = torch.sqrt(torch.dot(r, r))
+            return length**2 / 2 if length <= threshold else threshold * (length - threshold / 2)
+        case "MixedHuber":
+            taxi = sum(torch.sqrt(x * x + objective.epsilon) for x in r)
+            return torch.dot(r, r) / 2 if torch.dot(r, r) <= threshold**2 else threshold * (taxi - threshold / 2)
+        case "ValueShift":
+            length = torch.sqrt(torch.dot(r, r) + objective.epsilon)
+            return torch.dot(r, r) / 2 + objective.shift * length + objective.shift**2 / 2
 
 
 def problem(architecture, seed: int = 0) -> tuple[dict[str, Tensor], Tensor, Tensor]:

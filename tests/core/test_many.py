@@ -20,7 +20,7 @@ def weights() -> dict[str, torch.Tensor]:
 def test_a_write_of_many_is_a_loop_over_them(objective, retention) -> None:
     """A ← α A − η Σ ∇ℓ, and A Σ x xᵀ erased, by autograd and one example after the other; the rule is used once."""
     memory = Memory(MLP(2), objective, retention, Chain((Descend(), Momentum())))
-    state, trace, live = memory.init(weights()), {name: 0.0 for name in weights()}, weights()
+    state, trace, live = memory.init(weights()), dict.fromkeys(weights(), 0.0), weights()
     gates, generator = Gates(lr=0.1, retain=0.9, momentum=0.5), torch.Generator().manual_seed(1)
     for _ in range(4):
         k, v = (torch.randn(5, KEYS, generator=generator, dtype=torch.float64) for _ in range(2))

@@ -215,7 +215,7 @@ def test_a_rule_lifts_over_many_weights(rule):
     """vmap over weights is the loop over them: what ops relies on."""
     given = torch.stack(signals(3))
     state = torch.vmap(rule.init)(torch.zeros_like(given))
-    gates = Gates(*torch.rand(4, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64).unbind())
+    gates = Gates(*torch.rand(5, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64).unbind())
     for _ in range(4):
         update, state = torch.vmap(rule.update)(given, state, gates)
     for i in range(3):

@@ -30,7 +30,7 @@ def test_every_public_value_is_in_the_vocabulary_and_tried():
     tried = {type(value).__name__ for value in VALUES}
     assert tried == set(values())
     bases = {"Architecture", "Objective", "Retention", "Rule"}
-    states = {"Gates", "MemoryState", "Surprise"}
+    states = {"Gates", "MemoryState", "Pairs", "Surprise"}
     named = {name for name in core.__all__ if isinstance(getattr(core, name), type)}
     assert named - bases - states == set(values()), "a new value belongs into core._VALUES and tests.core.values"
 

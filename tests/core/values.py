@@ -7,6 +7,7 @@ from nestling.core import (
     KL,
     L2,
     MLP,
+    Above,
     Adaptive,
     Beside,
     Chain,
@@ -42,6 +43,8 @@ from nestling.core import (
     NewtonSchulz,
     Normed,
     NormHuber,
+    Omega,
+    Quantile,
     Residual,
     Returning,
     ReverseKL,
@@ -101,6 +104,14 @@ RETENTIONS = [
     FDivergence(ChiSquared()),
     FDivergence(Hellinger(), 0.5),
 ]
+WINDOWED = [
+    Omega(L2(), 4),
+    Omega(Huber(), 1),
+    Above(L2(), 0.5),
+    Above(L2(), Quantile(0.9)),
+    Above(Huber(), None, 0.5),
+    Quantile(),
+]
 DIVERGENCES = [Hellinger(), ReverseKL(), ChiSquared()]
 RULES = [
     Descend(),
@@ -130,4 +141,4 @@ LEVELS = [
     Level("begins anew", 7.0, Every(2, Descend()), "blocks.*.chain.0.*", 14),
     Level('it\'s "quoted"', 512.0),
 ]
-VALUES = [*ACTIVATIONS, *ARCHITECTURES, *OBJECTIVES, *RETENTIONS, *DIVERGENCES, *RULES, *MEMORIES, *LEVELS]
+VALUES = [*ACTIVATIONS, *ARCHITECTURES, *OBJECTIVES, *WINDOWED, *RETENTIONS, *DIVERGENCES, *RULES, *MEMORIES, *LEVELS]

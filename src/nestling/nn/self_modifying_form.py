@@ -71,7 +71,7 @@ class SelfRange:
     then a write can turn what a key reads around, which tracking a state needs.
 
     >>> [round(SelfRange().start(16, share), 2) for share in (0.0, 1.0)]
-    [-5.99, -3.09]
+    [-5.99, -3.08]
     """
 
     lr: float = 1.0

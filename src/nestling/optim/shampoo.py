@@ -68,11 +68,10 @@ class SOAP(Decoupled):
 
     >>> import torch
     >>> weight = torch.nn.Parameter(torch.zeros(2, 2))
-    >>> optimizer = SOAP([weight], lr=1.0)
+    >>> optimizer = SOAP([weight], lr=1.0, eps=1e-3)
     >>> weight.grad = torch.tensor([[1.0, 2.0], [3.0, 4.0]]); optimizer.step()
-    >>> (weight.data @ weight.data.mT).round(decimals=2)  # of both singular values the sign remains
-    tensor([[1., 0.],
-            [0., 1.]])
+    >>> torch.allclose(weight.data @ weight.data.mT, torch.eye(2), atol=0.02)  # of both singular values the sign remains
+    True
     """
 
     needs_matrices = "both of their sides are rotated"

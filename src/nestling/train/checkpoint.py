@@ -247,7 +247,8 @@ def _restore_optimizer(folder: Path, model: LM, optimizer: torch.optim.Optimizer
         name, _, quantity = key.rpartition(":")
         if name not in named:
             raise NestlingError(f"{folder / OPTIMIZER} is of another model: it has {key}.{older(folder)}")
-        state.setdefault(named[name], {})[quantity] = tensor
+        # Copied, so that it lies in memory as what it was saved from: see ``tree.load``.
+        state.setdefault(named[name], {})[quantity] = tensor.clone()
     content = optimizer.state_dict()
     order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     content["state"] = {index: state[parameter] for index, parameter in enumerate(order) if parameter in state}

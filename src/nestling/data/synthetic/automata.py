@@ -32,7 +32,7 @@ class Parity:
     out odd gets another 1. Words differ from one another, so those for testing are none of those learnt from.
 
     >>> Parity().label("1101")
-    [1, 0, 0, 1]
+    [0, 1, 1, 0]
     """
 
     symbols: str = "01"
