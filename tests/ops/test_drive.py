@@ -35,7 +35,7 @@ def work(before, inputs, filled):
     q, k, v, lr = inputs
     gates = Gates(lr, torch.full_like(lr, 0.95), torch.zeros_like(lr))
     done = [block(m, held, Tokens(q, k, v, gates, filled)) for m, held in zip(MEMORIES, before, strict=True)]
-    return sum(y for y, _, _ in done), tuple((dual, trace) for _, dual, trace in done)
+    return sum(y for y, *_ in done), tuple(tuple(wrote) for _, *wrote in done)
 
 
 def alone(inputs, weights, marks=Marks()):

@@ -222,7 +222,7 @@ def _formed(memory: Memory, before: BlockState, tokens: Tokens) -> tuple[Apply, 
         if carried is not None:
             trace[name] = carried
     read = {name: memory.retention.primal(weights) for name, weights in each.items()}
-    return applied(read), ({name: weights[..., -1, :, :] for name, weights in each.items()}, trace)
+    return applied(read), ({name: weights[..., -1, :, :].clone() for name, weights in each.items()}, trace)
 
 
 def _lagged(memory: Memory, before: BlockState, tokens: Tokens) -> tuple[Any, ...]:

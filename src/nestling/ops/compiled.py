@@ -17,4 +17,8 @@ def compiled(work: Callable[..., Any]) -> Callable[..., Any]:
     >>> compiled(lambda x: x + 1)  # doctest: +ELLIPSIS
     <function ...>
     """
-    return torch.compile(work, fullgraph=True, dynamic=False, isolate_recompiles=True, recompile_limit=LAYOUTS)
+    # torch's overloads do not know the last two.
+    run: Callable[..., Any] = torch.compile(  # type: ignore[call-overload]
+        work, fullgraph=True, dynamic=False, isolate_recompiles=True, recompile_limit=LAYOUTS
+    )
+    return run

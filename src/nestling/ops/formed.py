@@ -90,7 +90,8 @@ def formed(
         if isinstance(rule, Momentum):
             assert trace is not None
             updates = _traced(rule, updates, trace, gates, filled)
-            trace = updates[..., -1, :, :]
+            # Copied: a view would keep the updates of all tokens alive.
+            trace = updates[..., -1, :, :].clone()
         else:
             each = Gates(lr=gates.lr[..., None, None])
             updates, _ = rule.update(updates, (), each)
