@@ -48,7 +48,8 @@ def assert_same_state(one: object, other: object, tolerance: float = 0.0) -> Non
 # Reading
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+# In float32 an untrained memora, softmax after softmax, turns the last bit of a token's loss into 1.3e-5 of it.
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-5)])
 @each_recipe
 def test_a_stream_may_be_cut_anywhere(recipe: str, dtype: torch.dtype, tolerance: float) -> None:
     tokens = random_tokens(100)

@@ -73,7 +73,9 @@ def channel_table(gates: Gates, filled: Tensor | None, dims: int = 5) -> Channel
     if filled is not None:
         log, lr = torch.where(filled[..., None], log, torch.zeros_like(log)), lr * filled[..., None]
     total = log.cumsum(-2)
-    return ChannelTable(total.exp(), (total + middle).exp(), -lr * (-middle - total).exp(), by_output)
+    # exp(L + c) in three factors: a sum with c would round L as coarsely as c.
+    half, inverse, centre = (0.5 * total).exp(), (-0.5 * total).exp(), math.exp(middle)
+    return ChannelTable(total.exp(), half * centre * half, -lr * (inverse / centre * inverse), by_output)
 
 
 def _channels(gate: Tensor, by_output: bool, dims: int) -> Tensor:
