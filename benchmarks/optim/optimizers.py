@@ -18,7 +18,8 @@ Parameters: TypeAlias = list[Tensor]
 
 
 FLAT = {"digits": 1e-1, "novels": 1e-3}
-"""Where the tuning of steps of the gradient's own size begins. It began at 0.1 for novels too, and ended at the edge."""
+"""Where the tuning of steps of the gradient's own size begins. It began at 0.1 for novels, too, and
+ended at the edge."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,16 @@ ENTRIES = (
     Entry(
         "delta, as printed", ours(lambda model, rate: partial(optim.DeltaMomentum, lr=rate, form="paper")), both(1e-1)
     ),
-    Entry("deep momentum", ours(lambda model, rate: partial(optim.DeepMomentum, lr=rate)), FLAT),
+    Entry(
+        "deep momentum",
+        ours(lambda model, rate: partial(optim.DeepMomentum, lr=rate)),
+        {"digits": 1e-1, "novels": 1e-5},
+    ),
     Entry("dgd", ours(lambda model, rate: partial(optim.DGD, lr=rate, watch=model)), both(1e-1)),
     Entry(
         "dgd, loss × 100",
         ours(lambda model, rate: partial(optim.DGD, lr=rate, watch=model)),
-        {"digits": 1e-2, "novels": 1e-3},
+        both(1e-2),
         100.0,
     ),
 )
