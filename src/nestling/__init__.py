@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 _PACKAGES = ("core", "data", "eval", "nn", "ops", "optim", "recipes", "stream", "train", "tree")
 
 _CORE = (
-    *("GELU", "KL", "L2", "MLP", "Adaptive", "Apply", "Architecture", "Chain", "Clip", "Constant", "Decay", "Delta"),
-    *("Descend", "DotProduct", "ElasticNet", "Erase", "Every", "GatedDelta", "GatedMLP", "Gates", "Hold", "Huber"),
-    *("KeyDecay", "Level", "Lp", "Lq", "Matrix", "Memory", "MemoryState", "Momentum", "NewtonSchulz", "Normed"),
-    *("Objective", "Residual"),
-    *("ChiSquared", "FDivergence", "HeldLq", "Hellinger", "Lag", "Logistic", "LqLink", "MixedHuber", "NormHuber"),
-    *("ReverseKL", "SoftThreshold", "ValueShift"),
-    *("Retention", "Rule", "Scale", "SiLU", "Sum", "Surprise", "Weights", "linear", "parse", "tape", "values"),
+    *("Above", "Adaptive", "Apply", "Architecture", "Beside", "Chain", "ChiSquared", "Clip", "Constant", "Decay"),
+    *("Delta", "Descend", "DotProduct", "ElasticNet", "Erase", "Every", "FDivergence", "GELU", "GatedDelta"),
+    *("GatedMLP", "Gates", "HeldLq", "Hellinger", "Hold", "Huber", "InputDelta", "KL", "KeyDecay", "L2", "Lag"),
+    *("Level", "Logistic", "Lp", "Lq", "LqLink", "MLP", "Matrix", "Memory", "MemoryState", "MixedHuber", "Momentum"),
+    *("NewtonSchulz", "NormHuber", "Normed", "Objective", "Omega", "Pairs", "Quantile", "Residual", "Retention"),
+    *("Returning", "ReverseKL", "Rule", "Scale", "SiLU", "SoftThreshold", "Sum", "Surprise", "UnitDelta"),
+    *("ValueShift", "Weights", "linear", "parse", "tape", "values"),
 )
 
 _HOMES = {
