@@ -74,6 +74,7 @@ def draw(found: dict[str, list[dict[str, Any]]]) -> None:
                 axis.fill_between(LOOKED_AT, low, high, color=COLOURS[name], alpha=0.12, linewidth=0)
         axis.axhline(0, color="black", linewidth=0.7)
         axis.set_xscale("symlog", linthresh=1)
+        axis.set_xlim(0, 1.1 * STEPS)
         axis.set_yscale("symlog", linthresh=0.01)
         axis.set(
             xlabel="step of the second novel", title=f"held-out text of the {('first', 'second')[column - 1]} novel"
