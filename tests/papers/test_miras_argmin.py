@@ -233,7 +233,7 @@ def _q_norm(x: Tensor) -> Tensor:
         (KL(), _simplex, lambda z: torch.softmax(z, -1)),
         (LqLink(1.5), _q_norm, lambda z: z),
     ],
-    ids=repr,
+    ids=["logistic", "simplex", "q-norm"],
 )
 def test_mirror_maps_are_bregman_steps(retention, potential, inside):
     """⟨W, η∇ℓ⟩ + D_F(W, W'): W = (F')⁻¹(F'(W') - η∇ℓ) (MIRAS §5.2; F' in the divergence, where the paper prints W')."""
