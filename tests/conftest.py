@@ -10,6 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import random
+import signal
 
 import hypothesis
 import numpy
@@ -18,6 +19,10 @@ import torch
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+# A job started in the background ignores interrupts, and so would every process that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Examples are derived from the test itself: the same ones each time, never a timing.
 hypothesis.settings.register_profile("nestling", deadline=None, derandomize=True, max_examples=25, print_blob=True)
