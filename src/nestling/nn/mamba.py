@@ -95,16 +95,5 @@ class Mamba2(Mixer):
         """One: the state space."""
         with torch.device("meta"):
             started = self.initial_state(1)
-        return [
-            LevelRow(
-                name="memory",
-                period=self.memory.period,
-                unit="token",
-                context="B and x of tokens",
-                objective=repr(self.memory.objective),
-                rule=f"{self.memory.retention!r}, {self.memory.rule!r}",
-                parameters=sum(weight.numel() for weight in started.memory.dual.values()),
-                state_bytes=tree.nbytes(started),
-                transfer="projections and steps (meta-learnt through the writes)",
-            )
-        ]
+        transfer = "projections and steps (meta-learnt through the writes)"
+        return [LevelRow.of_memory("memory", self.memory, started.memory, "B and x of tokens", transfer, started)]

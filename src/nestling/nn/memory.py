@@ -22,7 +22,7 @@ from nestling.nn.record import tell
 from nestling.nn.share import ShareRange, ThresholdRange
 from nestling.ops import Marks, Path, Resumed, begin, scan, watch
 from nestling.tree import map as tree_map
-from nestling.tree import nbytes, state
+from nestling.tree import state
 
 Gating = (
     GateRange
@@ -150,16 +150,7 @@ class MemoryLayer(Mixer):
         """One: the fast weights (and their momentum)."""
         with torch.device("meta"):
             started = self.initial_state(1)
+        transfer = "initialisation (meta-learnt through the writes)"
         return [
-            LevelRow(
-                name="memory",
-                period=self.memory.period,
-                unit="token",
-                context="keys and values of tokens",
-                objective=repr(self.memory.objective),
-                rule=f"{self.memory.retention!r}, {self.memory.rule!r}",
-                parameters=sum(weight.numel() for weight in started.memory.dual.values()),
-                state_bytes=nbytes(started),
-                transfer="initialisation (meta-learnt through the writes)",
-            )
+            LevelRow.of_memory("memory", self.memory, started.memory, "keys and values of tokens", transfer, started)
         ]

@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nestling.core import Memory, MemoryState
 from nestling.ops import Marks
+from nestling.tree import nbytes
 
 State = Any
 """A tree of tensors (see ``nestling.tree``), each with the batch as its first dimension."""
@@ -39,6 +41,23 @@ class LevelRow:
     """Of two with the same frequency, the state of the deeper one needs that of the other (≻ in NL definition 2)."""
     level: int = 0
     """The number of its level, 1 the fastest; ``describe`` counts."""
+
+    @staticmethod
+    def of_memory(
+        name: str, memory: Memory, held: MemoryState, context: str, transfer: str, carried: State = None
+    ) -> LevelRow:
+        """A memory written along tokens; ``held``: its state for one sequence; ``carried``: all that is carried for it, if more."""
+        return LevelRow(
+            name=name,
+            period=memory.period,
+            unit="token",
+            context=context,
+            objective=repr(memory.objective),
+            rule=f"{memory.retention!r}, {memory.rule!r}",
+            parameters=sum(weight.numel() for weight in held.dual.values()),
+            state_bytes=nbytes(held if carried is None else carried),
+            transfer=transfer,
+        )
 
 
 class Mixer(nn.Module, ABC):

@@ -19,11 +19,12 @@ from nestling.nn.record import tell
 from nestling.nn.self_modifying_form import GATES, VECTORS, SelfForm, SelfRange
 from nestling.ops import Chunk, Marks, begin
 from nestling.ops.chunk import BlockState, Tokens, after, block, writes
+from nestling.ops.compiled import compiled
 from nestling.ops.drive import drive
 from nestling.ops.surprise import own, reading
 from nestling.ops.watch import told
 from nestling.tree import map as tree_map
-from nestling.tree import nbytes, state
+from nestling.tree import state
 
 
 @state
@@ -145,20 +146,9 @@ class SelfModifying(Mixer):
             ("memory", self.memory, started.memory),
             (" ".join(self.form.adaptive), self.projections, started.projections),
         )
-        return [
-            LevelRow(
-                name=name,
-                period=memory.period,
-                unit="token",
-                context="keys and self-made values of tokens",
-                objective=repr(memory.objective),
-                rule=f"{memory.retention!r}, {memory.rule!r}",
-                parameters=sum(weight[0, 0].numel() * self.heads for weight in held.dual.values()),
-                state_bytes=nbytes(held),
-                transfer="generation and initialisation (meta-learnt through the writes)",
-            )
-            for name, memory, held in groups
-        ]
+        context = "keys and self-made values of tokens"
+        transfer = "generation and initialisation (meta-learnt through the writes)"
+        return [LevelRow.of_memory(name, memory, held, context, transfer) for name, memory, held in groups]
 
 
 def _linear(inputs: int, outputs: int) -> nn.Parameter:
@@ -223,4 +213,4 @@ def _made(architecture: Architecture, makers: BlockState, x: Tensor, static: dic
 
 @lru_cache(maxsize=64)
 def _compiled(memory: Memory, projections: Memory, form: SelfForm, ranges: SelfRange) -> Any:
-    return torch.compile(_work(memory, projections, form, ranges), fullgraph=True, dynamic=False)
+    return compiled(_work(memory, projections, form, ranges))

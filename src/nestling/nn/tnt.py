@@ -147,33 +147,20 @@ class TNT(Mixer):
         """A memory for each level, and the keys that queries are projected on."""
         with torch.device("meta"):
             started = self.initial_state(1)
+        learnt = "initialisation (meta-learnt through the writes)"
         rows = [
-            LevelRow(
-                name=level.name,
-                period=memory.period,
-                unit="token",
-                context="keys and values of tokens" if level.reset is None else f"those of {level.reset:,} tokens",
-                objective=repr(memory.objective),
-                rule=f"{memory.retention!r}, {memory.rule!r}",
-                parameters=sum(weight.numel() for weight in held.dual.values()),
-                state_bytes=tree.nbytes(held),
-                transfer="initialisation (meta-learnt through the writes)",
+            LevelRow.of_memory(
+                level.name,
+                memory,
+                held,
+                "keys and values of tokens" if level.reset is None else f"those of {level.reset:,} tokens",
+                learnt,
             )
             for level, memory, held in zip(self.schedule, self.memories, started.memories, strict=True)
         ]
         local = [level for level in self.schedule if level.reset is not None]
         return rows + [
-            LevelRow(
-                name=f"{level.name}.keys",
-                period=memory.period,
-                unit="token",
-                context="keys of the chunk",
-                objective=repr(memory.objective),
-                rule=f"{memory.retention!r}, {memory.rule!r}",
-                parameters=sum(weight.numel() for weight in held.dual.values()),
-                state_bytes=tree.nbytes(held),
-                transfer="none: begins empty",
-            )
+            LevelRow.of_memory(f"{level.name}.keys", memory, held, "keys of the chunk", "none: begins empty")
             for level, memory, held in zip(local, self.projections, started.projections, strict=True)
         ]
 
