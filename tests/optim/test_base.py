@@ -134,6 +134,26 @@ def test_a_gradient_that_is_no_number_is_refused_before_anything_changes(bad: fl
     assert torch.equal(a.data, torch.ones(2)) and not optimizer.state
 
 
+def test_gradients_that_the_caller_has_checked_are_taken_as_they_are() -> None:
+    a, b = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = optim.SGD([{"params": [a], "error_if_nonfinite": False}, {"params": [b]}], lr=0.5)
+    a.grad, b.grad = torch.tensor([1.0, math.nan]), torch.ones(2)
+    optimizer.step()
+    assert a.data[0] == 0.5 and a.data[1].isnan() and torch.equal(b.data, torch.full((2,), 0.5))
+    b.grad[0] = math.inf
+    with pytest.raises(NestlingError, match="nan or infinite"):
+        optimizer.step()
+
+
+def test_a_group_saved_before_there_was_such_a_setting_is_checked() -> None:
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = optim.SGD([weight], lr=0.5)
+    saved = optimizer.state_dict()
+    del saved["param_groups"][0]["error_if_nonfinite"]
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["error_if_nonfinite"] is True
+
+
 def test_a_large_gradient_is_a_number() -> None:
     weight = torch.nn.Parameter(torch.zeros(3))
     optimizer = optim.SGD([weight], lr=1e-38)

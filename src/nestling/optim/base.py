@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -25,12 +25,20 @@ Group: TypeAlias = dict[str, Any]
 Params: TypeAlias = Iterable[Any]
 """Parameters, (name, parameter) pairs, or groups: what ``torch.optim`` takes."""
 
+PORTION = 2**20
+"""Entries of weights that are written together on a processor: with their state and gradients they are about what its cache holds."""
+
 
 class Optimizer(torch.optim.Optimizer, ABC):
     """The base of all optimizers here: parameter groups, closures, schedulers and ``state_dict`` are those of torch.
 
     A subclass says which ``rule`` a group has. The state of a weight is what the rule remembers, in at least float32, and
     numbers that count steps stand on the CPU; gradients are not changed.
+
+    Every group has one setting more, ``error_if_nonfinite`` (as in ``torch.nn.utils.clip_grad_norm_``): True, a gradient that is
+    nan or infinite is refused before anything has changed, which reads all gradients once; False, where the caller has looked
+    already (it clips, or a ``GradScaler`` skips such steps), they are taken as they are: ``[{"params": ..., "error_if_nonfinite":
+    False}]``, or in ``optimizer.param_groups`` at any time.
 
     >>> class Plain(Optimizer):
     ...     def rule(self, group):
@@ -47,7 +55,13 @@ class Optimizer(torch.optim.Optimizer, ABC):
     """Why parameters must be matrices; empty: any shape will do."""
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
-        super().__init__(params, defaults)
+        super().__init__(params, {"error_if_nonfinite": True, **defaults})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Groups that were saved before a setting came to be have its default."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("error_if_nonfinite", True)
 
     @abstractmethod
     def rule(self, group: Group) -> Rule:
@@ -83,7 +97,8 @@ class Optimizer(torch.optim.Optimizer, ABC):
         """One write of every weight that has a gradient; ``closure`` computes loss and gradients anew, and is given back.
 
         Raises:
-            NestlingError: a gradient is sparse, complex, nan or infinite, or a setting is out of range. Nothing has changed then.
+            NestlingError: a gradient is sparse, complex, nan or infinite (see ``error_if_nonfinite``), or a setting is out of range.
+                Nothing has changed then.
         """
         loss = None
         if closure is not None:
@@ -92,9 +107,12 @@ class Optimizer(torch.optim.Optimizer, ABC):
         for group in self.param_groups:
             _check_settings(group)
             _check_gradients(group)
+            if group["error_if_nonfinite"]:
+                _check_finite(group)
             self._check_ready(group)
         for group in self.param_groups:
-            self._write([p for p in group["params"] if p.grad is not None], group)
+            for parameters in portions([p for p in group["params"] if p.grad is not None]):
+                self._write(parameters, group)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -186,7 +204,6 @@ def _check_settings(group: Group) -> None:
 
 
 def _check_gradients(group: Group) -> None:
-    found: dict[torch.device, list[int]] = {}
     for index, parameter in enumerate(group["params"]):
         gradient = parameter.grad
         if gradient is None:
@@ -197,7 +214,13 @@ def _check_gradients(group: Group) -> None:
             )
         if gradient.is_complex():
             raise NestlingError(f"the gradient of {name_of(group, index)} is complex: only real ones are taken.")
-        found.setdefault(gradient.device, []).append(index)
+
+
+def _check_finite(group: Group) -> None:
+    found: dict[torch.device, list[int]] = {}
+    for index, parameter in enumerate(group["params"]):
+        if parameter.grad is not None:
+            found.setdefault(parameter.grad.device, []).append(index)
     for indices in found.values():
         # One number for each that no finite gradient makes nan or infinite, and the cheapest to reckon: its sum.
         finite = sums([group["params"][i].grad for i in indices]).isfinite()
@@ -208,6 +231,25 @@ def _check_gradients(group: Group) -> None:
                     raise NestlingError(
                         f"the gradient of {name_of(group, index)} is nan or infinite: skip this step, or lower the rate (lr={group['lr']})."
                     )
+
+
+def portions(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
+    """The parameters in runs that are written together: on a processor of ``PORTION`` entries, elsewhere all at once.
+
+    What a rule makes on the way stays in the processor's cache then, and its memory is used again instead of asked for anew.
+
+    >>> [len(run) for run in portions([torch.zeros(PORTION // 2)] * 5)]
+    [2, 2, 1]
+    """
+    run: list[Tensor] = []
+    for parameter in parameters:
+        full = sum(p.numel() for p in run) + parameter.numel() > PORTION
+        if run and full and parameter.device.type == "cpu":
+            yield run
+            run = []
+        run.append(parameter)
+    if run:
+        yield run
 
 
 def name_of(group: Group, index: int) -> str:
