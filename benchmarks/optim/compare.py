@@ -1,4 +1,4 @@
-"""A comparison in which every optimizer has the same: up to five rates on one seed to tune by, then three seeds at the best."""
+"""A comparison in which every optimizer has the same: up to eleven rates on one seed to tune by, then three seeds at the best."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
-from benchmarks.optim.optimizers import CONTROL, ENTRIES, REST, Entry
-from benchmarks.optim.shared import COLOURS, SEEDS, Pieces, machine, save, spread, table, write
+from benchmarks.optim.optimizers import COLOURS, CONTROL, ENTRIES, REST, Entry
 from benchmarks.optim.tasks import TASKS, Task
+from benchmarks.shared import SEEDS, Pieces, machine, save, spread, table, write
 
+MOST = 11
+"""Rates that are tried for each optimizer: enough to come three and a half decades from where the search begins"""
 TUNED_ON = 100
 """The seed of the runs that choose the rate; none of ``SEEDS``"""
 EVERY = {"digits": 20, "novels": 16}
@@ -82,17 +84,17 @@ def train(task: Task, entry: Entry, rate: float, seed: int) -> dict[str, Any]:
 
 
 def tune(loss: Callable[[float], float], begin: float) -> float:
-    """The best of at most five rates, by one rule for everyone: three half a decade apart, then two where it is best.
+    """The best of at most ``MOST`` rates, by one rule for everyone: three half a decade apart, then on from where it is best.
 
     At an edge the search goes on half a decade further, inside it looks a quarter decade aside, to the better neighbour; it
-    ends before the fifth where both neighbours at a quarter are known.
+    ends sooner where both neighbours at a quarter are known.
 
-    >>> round(tune(lambda rate: abs(math.log10(rate)), 0.1), 3)
+    >>> round(tune(lambda rate: abs(math.log10(rate)), 1e-3), 3)
     1.0
     """
     rate = lambda place: begin * 10 ** (place / 4)  # noqa: E731
     tried = {place: loss(rate(place)) for place in (0, -2, 2)}
-    for _ in range(2):
+    while len(tried) < MOST:
         best = min(tried, key=lambda place: (tried[place], place))
         if best in (min(tried), max(tried)):
             places = [best - 2 if best == min(tried) else best + 2]
@@ -100,8 +102,9 @@ def tune(loss: Callable[[float], float], begin: float) -> float:
             beside = {step: tried.get(best + 2 * step, math.inf) for step in (-1, 1)}
             places = [best + step for step in sorted(beside, key=lambda step: beside[step])]
         place = next((place for place in places if place not in tried), None)
-        if place is not None:
-            tried[place] = loss(rate(place))
+        if place is None:
+            break
+        tried[place] = loss(rate(place))
     return rate(min(tried, key=lambda place: (tried[place], place)))
 
 
@@ -112,7 +115,7 @@ def chosen(pieces: Pieces, task: Task, entry: Entry) -> float:
         key = (task.name, entry.name, f"{rate:.4g}", TUNED_ON)
         return float(pieces.get(key, lambda: train(task, entry, rate, TUNED_ON))["validation"])
 
-    return tune(loss, entry.begin[task.name])
+    return tune(loss, entry.begin)
 
 
 def runs(pieces: Pieces, task: Task) -> Iterator[tuple[Entry, float, list[dict[str, Any]]]]:
@@ -158,9 +161,9 @@ def draw(task: Task, found: list[tuple[Entry, float, list[dict[str, Any]]]], tim
             axes[row, column].set(xlabel=unit, ylabel=f"{title} loss (nats, log scale)", yscale="log")
     axes[0, 0].legend(fontsize=8)
     figure.suptitle(
-        f"{task.name}: each optimizer at its best of up to five rates, {len(SEEDS)} seeds (bands: lowest to highest)"
+        f"{task.name}: each optimizer at its best of up to {MOST} rates, {len(SEEDS)} seeds (bands: lowest to highest)"
     )
-    save(figure, f"compare-{task.name}")
+    save(figure, f"optim-compare-{task.name}")
 
 
 def report(task: Task, found: list[tuple[Entry, float, list[dict[str, Any]]]], times: dict[str, list[float]]) -> str:
@@ -193,7 +196,7 @@ def _final(trainings: list[dict[str, Any]], column: int) -> float:
 
 def main() -> None:
     """Tune, train, time, draw, write."""
-    pieces, text = Pieces("compare"), []
+    pieces, text = Pieces("optim-compare"), []
     for name, make in TASKS.items():
         task = make()
         found = list(runs(pieces, task))
@@ -203,8 +206,8 @@ def main() -> None:
         hidden = sum(p.numel() for p in task.model().parameters())
         text += [f"## {name}: {task.steps} steps, {hidden:,} parameters", "", report(task, found, times), ""]
     head = (
-        f"# Optimizers compared\n\n`python -m benchmarks.optim compare` on a {machine()}, float32. Rates of hidden matrices: the best of up to five "
-        f"(validation loss, seed {TUNED_ON}); everything else AdamW at {REST:g} for all. Seeds {', '.join(map(str, SEEDS))}: mean ± standard "
+        f"# Optimizers compared\n\n`python -m benchmarks.optim compare` on a {machine()}, float32. Rates of hidden matrices: the best of up to "
+        f"{MOST} (validation loss, seed {TUNED_ON}); everything else AdamW at {REST:g} for all. Seeds {', '.join(map(str, SEEDS))}: mean ± standard "
         "deviation. Warm-up and cosine, gradients clipped to norm 1, no weight decay. Losses in nats (digits: an image, novels: a byte).\n\n"
     )
-    write("compare", head + "\n".join(text))
+    write("optim-compare", head + "\n".join(text))

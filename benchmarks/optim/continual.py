@@ -13,9 +13,9 @@ import matplotlib.pyplot as plt
 import torch
 
 from benchmarks.optim.compare import Training, chosen
-from benchmarks.optim.optimizers import BY_NAME, Entry
-from benchmarks.optim.shared import COLOURS, SEEDS, Pieces, machine, save, spread, table, write
+from benchmarks.optim.optimizers import BY_NAME, COLOURS, Entry
 from benchmarks.optim.tasks import Task, novels
+from benchmarks.shared import SEEDS, Pieces, machine, save, spread, table, write
 
 FIRST, SECOND = ("Doyle_Lost_1912",), ("Burnett_Garden_1911",)
 NAMES = ("adamw", "m3", "delta momentum")
@@ -81,7 +81,7 @@ def draw(found: dict[str, list[dict[str, Any]]]) -> None:
         )
     axes[0].set_ylabel("loss: thrown away − kept (nats a byte)\nabove 0: keeping is better")
     axes[0].legend(fontsize=8)
-    save(figure, "continual")
+    save(figure, "optim-continual")
 
 
 def differences(pieces: list[dict[str, Any]], way: str, column: int) -> list[list[float]]:
@@ -110,7 +110,7 @@ def report(found: dict[str, list[dict[str, Any]]]) -> str:
 
 def main() -> None:
     """Train, go on in each way, draw, write."""
-    tasks, tuned, pieces = (novels(FIRST), novels(SECOND)), Pieces("compare"), Pieces("continual")
+    tasks, tuned, pieces = (novels(FIRST), novels(SECOND)), Pieces("optim-compare"), Pieces("optim-continual")
     found: dict[str, list[dict[str, Any]]] = {}
     for name in NAMES:
         entry = BY_NAME[name]
@@ -124,4 +124,4 @@ def main() -> None:
         f"second novel, and what throwing the optimizer's state away adds (positive: keeping is better); seeds {', '.join(map(str, SEEDS))}, mean ± "
         "standard deviation.\n\n"
     )
-    write("continual", head + report(found))
+    write("optim-continual", head + report(found))

@@ -16,28 +16,29 @@ REST = 3e-3
 """AdamW's rate for embeddings, heads, norms and biases"""
 Parameters: TypeAlias = list[Tensor]
 
-
-FLAT = {"digits": 1e-1, "novels": 1e-3}
-"""Where the tuning of steps of the gradient's own size begins. It began at 0.1 for novels, too, and
-ended at the edge."""
+COLOURS = {
+    "adamw": "#555555",
+    "muon": "#0072b2",
+    "m3": "#d55e00",
+    "momentum": "#000000",
+    "delta momentum": "#009e73",
+    "deep momentum": "#cc79a7",
+    "dgd": "#e69f00",
+}
+"""One colour for each optimizer in every figure (Okabe and Ito's, which the colour-blind can tell apart)."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An optimizer of hidden matrices: how it is made, and the rate at which its tuning begins, for each task.
+    """An optimizer of hidden matrices: how it is made, and the rate at which its tuning begins.
 
     ``scale`` multiplies gradients after they were clipped: only delta gradient descent is not indifferent to it, beyond its rate.
     """
 
     name: str
     make: Callable[[nn.Module, float], list[torch.optim.Optimizer]]
-    begin: dict[str, float]
+    begin: float
     scale: float = 1.0
-
-
-def both(rate: float) -> dict[str, float]:
-    """One rate to begin at"""
-    return {"digits": rate, "novels": rate}
 
 
 def ours(maker: Callable[..., optim.Maker]) -> Callable[[nn.Module, float], list[torch.optim.Optimizer]]:
@@ -72,27 +73,21 @@ def torch_muon(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
 
 
 ENTRIES = (
-    Entry("adamw", torch_adamw, both(3e-3)),
-    Entry("muon", torch_muon, both(3e-2)),
-    Entry("m3", ours(lambda model, rate: partial(optim.M3, lr=rate)), both(3e-3)),
-    Entry("momentum", ours(lambda model, rate: partial(optim.SGD, lr=rate, momentum=0.9)), FLAT),
-    Entry("delta momentum", ours(lambda model, rate: partial(optim.DeltaMomentum, lr=rate)), FLAT),
-    Entry(
-        "delta, as printed", ours(lambda model, rate: partial(optim.DeltaMomentum, lr=rate, form="paper")), both(1e-1)
-    ),
-    Entry(
-        "deep momentum",
-        ours(lambda model, rate: partial(optim.DeepMomentum, lr=rate)),
-        {"digits": 1e-1, "novels": 1e-5},
-    ),
-    Entry("dgd", ours(lambda model, rate: partial(optim.DGD, lr=rate, watch=model)), both(1e-1)),
+    Entry("adamw", torch_adamw, 3e-3),
+    Entry("muon", torch_muon, 3e-2),
+    Entry("m3", ours(lambda model, rate: partial(optim.M3, lr=rate)), 3e-3),
+    Entry("momentum", ours(lambda model, rate: partial(optim.SGD, lr=rate, momentum=0.9)), 1e-1),
+    Entry("delta momentum", ours(lambda model, rate: partial(optim.DeltaMomentum, lr=rate)), 1e-1),
+    Entry("delta, as printed", ours(lambda model, rate: partial(optim.DeltaMomentum, lr=rate, form="paper")), 1e-1),
+    Entry("deep momentum", ours(lambda model, rate: partial(optim.DeepMomentum, lr=rate)), 1e-3),
+    Entry("dgd", ours(lambda model, rate: partial(optim.DGD, lr=rate, watch=model)), 1e-1),
     Entry(
         "dgd, loss × 100",
         ours(lambda model, rate: partial(optim.DGD, lr=rate, watch=model)),
-        both(1e-2),
+        1e-2,
         100.0,
     ),
 )
-CONTROL = Entry("not trained", ENTRIES[3].make, both(0.0))
+CONTROL = Entry("not trained", ENTRIES[3].make, 0.0)
 """The hidden matrices stay as they are drawn: what everything else learns alone"""
 BY_NAME = {entry.name: entry for entry in ENTRIES}

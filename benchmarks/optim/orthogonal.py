@@ -18,7 +18,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from benchmarks.optim.shared import save, spread, table, write
+from benchmarks.shared import save, spread, table, write
 from nestling.core import (
     L2,
     MLP,
@@ -192,7 +192,7 @@ def draw_kept(found: Found) -> None:
         title="share of each task in the answer to task 1's gradient, after task 8",
     )
     figure.colorbar(image, ax=right).set_label("share of ‖m‖²")
-    save(figure, "orthogonal")
+    save(figure, "optim-orthogonal")
 
 
 def report(found: Found) -> str:
@@ -224,4 +224,4 @@ def main() -> None:
         f"{DEEP_RATE} in the deep ones. Kept of task 1: the part of its answer when task 1 ended that is still there so many steps later, along "
         "the same directions.\n\n"
     )
-    write("orthogonal", head + report(found))
+    write("optim-orthogonal", head + report(found))

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
 
+from benchmarks.novels import text
 from nestling import build
-from nestling.errors import NestlingError
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 ROWS, LENGTH = 8, 96
 NOVELS = ("Doyle_Lost_1912", "Stevenson_Treasure_1883", "Haggard_Mines_1885", "Chesterton_Thursday_1908")
-PLACES = (Path("data/novels"), Path("../shared/data/novels"), Path("../shared/data/nestling-data.tar.xz"))
-"""Where the novels are looked for; ``NESTLING_NOVELS`` names another folder or archive"""
 
 
 @dataclass(frozen=True)
@@ -124,22 +119,6 @@ def novels(names: tuple[str, ...] = NOVELS) -> Task:
 
     model = lambda: build("transformer", vocab_size=256, dim=64, layers=2, heads=4, window=LENGTH)  # noqa: E731
     return Task("novels", 160, model, lambda model, x: model(x)[0], draw, held(0), held(1))
-
-
-def text(name: str) -> bytes:
-    """A novel as bytes, from a folder or from the archive of the project's data."""
-    named = os.environ.get("NESTLING_NOVELS")
-    for place in (Path(named),) if named else PLACES:
-        if place.is_dir() and (place / f"{name}.txt").is_file():
-            return (place / f"{name}.txt").read_bytes()
-        if place.is_file():
-            with tarfile.open(place) as archive:
-                found = archive.extractfile(f"data/novels/{name}.txt")
-                assert found is not None
-                return found.read()
-    raise NestlingError(
-        f"no novel {name}.txt in {named or ', '.join(map(str, PLACES))}: set NESTLING_NOVELS to the folder that has it."
-    )
 
 
 TASKS = {"novels": novels, "digits": digits}

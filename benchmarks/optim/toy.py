@@ -19,7 +19,8 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from benchmarks.optim.shared import COLOURS, save, table, write
+from benchmarks.optim.optimizers import COLOURS
+from benchmarks.shared import save, table, write
 from nestling.core import L2, MLP, Constant, DotProduct, Gates, Matrix, Memory
 from nestling.optim import Gradient, GradientMemory, Identity, One, Preconditioned
 from nestling.optim.rules import Normalise
@@ -194,7 +195,7 @@ def draw_paths(found: dict[str, Found]) -> None:
         )
         left.legend(fontsize=8), right.legend(fontsize=8)
     figure.suptitle(f"ψ = r² + k (r − θ + α sin ωr)², k = {SHOWN.k}, α = {SHOWN.amplitude}, ω = {SHOWN.frequency}")
-    save(figure, "toy")
+    save(figure, "optim-toy")
 
 
 def draw_range(found: dict[str, Found]) -> None:
@@ -220,7 +221,7 @@ def draw_range(found: dict[str, Found]) -> None:
     figure.suptitle(
         "Green: delta momentum converges sooner. 0: it never does; ∞: only it does; –: neither within 300 steps"
     )
-    save(figure, "toy-range")
+    save(figure, "optim-toy-range")
 
 
 def report(found: dict[str, Found]) -> str:
@@ -265,4 +266,4 @@ def main() -> None:
         f"{len(VALLEYS)} valleys, {len(RATES)} rates from {RATES[0]:.0e} to {RATES[-1]:.2g}, decays {', '.join(map(str, DECAYS))}, {STEPS} steps. "
         f"Converged: ψ below {REACHED} for good. Steps are the third fewest over the settings, so that no single leap decides.\n\n"
     )
-    write("toy", head + report(found))
+    write("optim-toy", head + report(found))

@@ -17,26 +17,15 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 
-RESULTS = Path(__file__).parent.parent / "results"
+RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)
-
-COLOURS = {
-    "adamw": "#555555",
-    "muon": "#0072b2",
-    "m3": "#d55e00",
-    "momentum": "#000000",
-    "delta momentum": "#009e73",
-    "deep momentum": "#cc79a7",
-    "dgd": "#e69f00",
-}
-"""One colour for each optimizer in every figure (Okabe and Ito's, which the colour-blind can tell apart)."""
 
 
 class Pieces:
     """Results as JSON lines, each with a key: what is there already is not computed again."""
 
     def __init__(self, name: str) -> None:
-        self.path = RESULTS / f"optim-{name}.jsonl"
+        self.path = RESULTS / f"{name}.jsonl"
         self.done = self._read()
 
     def _read(self) -> dict[tuple[Any, ...], dict[str, Any]]:
@@ -91,11 +80,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def write(name: str, text: str) -> None:
-    """Text among the results, as ``optim-<name>.md``."""
-    (RESULTS / f"optim-{name}.md").write_text(text.rstrip() + "\n", "utf-8")
+    """Text among the results, as ``<name>.md``."""
+    (RESULTS / f"{name}.md").write_text(text.rstrip() + "\n", "utf-8")
 
 
 def save(figure: Any, name: str) -> None:
-    """A figure among the results, as ``optim-<name>.png``."""
-    figure.savefig(RESULTS / f"optim-{name}.png", dpi=85, bbox_inches="tight")
+    """A figure among the results, as ``<name>.png``."""
+    figure.savefig(RESULTS / f"{name}.png", dpi=85, bbox_inches="tight")
     plt.close(figure)
