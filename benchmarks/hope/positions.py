@@ -1,0 +1,201 @@
+"""Does reading help reading? Bits per byte by position in long documents, with the writes and without.
+
+    python -m benchmarks.hope.positions systems      Hope, a long-term memory and a transformer of equal size
+    python -m benchmarks.hope.positions ablations    the rows of NL table 6 and of the press summary
+
+All models see the same bytes in the same order, half of them novels, half the source of Python's standard library. Then each reads
+held-out documents, novels of other authors and other modules, as one stream from its beginning; ``off`` is the same weights with
+every write shut. What was measured already is not measured again (``benchmarks/results/hope-positions.jsonl``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import nestling as nl
+from benchmarks.novels import text
+from benchmarks.shared import SEEDS, Pieces, machine, spread, table, write
+from nestling.data import corpus
+from nestling.recipes.hope import ABLATIONS
+
+ROWS, LENGTH, RATE = 2, 1024, 3e-3
+READ, PIECE = 8192, 512
+EDGES = (0, 256, 1024, 4096, READ)
+LEARNT = ("Doyle_Lost_1912", "Stevenson_Treasure_1883", "Haggard_Mines_1885", "Chesterton_Thursday_1908")
+HELD_OUT = (
+    "Burnett_Garden_1911",
+    "Conrad_Almayer_1895",
+    "Woolf_Night_1919",
+    "Hardy_Jude_1895",
+    "Eliot_Adam_1859",
+    "Dickens_Oliver_1839",
+)
+SHAPE = {"dim": 128, "layers": 2, "heads": 4}
+LEVELS = (nl.Level("fast", 64, owns="*.chain.0.*"), nl.Level("slow", 256, owns="*.chain.1.*"))
+"""Hope's continuum memory system, when it is written in context too: periods in tokens"""
+Model = Callable[..., tuple[Tensor, Any]]
+
+SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "hope": ("hope", {}),
+    "titans_lmm": ("titans_lmm", {"expand": 2.25}),
+    "transformer": ("transformer", {"window": 256, "expand": 3.95}),
+}
+GROUPS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+    "systems": SYSTEMS,
+    "ablations": {name: ("hope", changes) for name, changes in ABLATIONS.items()},
+}
+STEPS = {"systems": 400, "ablations": 120}
+
+
+def bits(logits: Tensor, targets: Tensor) -> Tensor:
+    """Of each byte, given those before it"""
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets) / math.log(2)
+
+
+def as_bytes(data: bytes) -> Tensor:
+    """One number for each"""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8).long()
+
+
+@cache
+def learnt() -> tuple[Tensor, Tensor]:
+    """Prose and code to train on"""
+    code = "\n".join(document.text for document in corpus.stdlib("train"))
+    return as_bytes(b"".join(map(text, LEARNT))), as_bytes(code.encode())
+
+
+@cache
+def held_out() -> dict[str, Tensor]:
+    """Six streams of each kind: from the first tenth of novels, and from the beginning of modules (one a package)"""
+    modules = {}
+    for document in (*corpus.stdlib("valid"), *corpus.stdlib("unseen")):
+        data = document.text.encode()
+        if len(data) > READ:
+            modules.setdefault(document.name.split("/")[-1], as_bytes(data[: READ + 1]))
+    prose = [as_bytes(text(name))[20_000 : 20_000 + READ + 1] for name in HELD_OUT]
+    return {"prose": torch.stack(prose), "code": torch.stack(list(modules.values())[:6])}
+
+
+def trained(recipe: str, changes: Mapping[str, Any], seed: int, steps: int) -> tuple[nl.LM, dict[str, float]]:
+    """A model after ``steps`` of two rows, one of prose and one of code."""
+    torch.manual_seed(seed)
+    model = nl.build(recipe, vocab_size=256, **{**SHAPE, **changes})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.1)
+    generator, losses, begun = torch.Generator().manual_seed(seed), [], time.process_time()
+    for step in range(steps):
+        starts = [int(torch.randint(len(part) - LENGTH - 1, (), generator=generator)) for part in learnt()]
+        batch = torch.stack([part[at : at + LENGTH + 1] for part, at in zip(learnt(), starts, strict=True)])
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * min(1, (step + 1) / 30) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
+        loss = bits(model(batch[:, :-1])[0], batch[:, 1:]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    about = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "training": statistics.fmean(losses[-20:]),
+        "seconds": time.process_time() - begun,
+    }
+    return model.eval(), about
+
+
+def read(model: Model, documents: Tensor) -> list[list[float]]:
+    """Bits per byte of each document, between the edges."""
+    state, each = None, []
+    for at in range(0, READ, PIECE):
+        piece = documents[:, at : at + PIECE + 1]
+        with torch.no_grad():
+            logits, state = model(piece[:, :-1], state)
+        each.append(bits(logits, piece[:, 1:]))
+    whole = torch.cat(each, 1)
+    return torch.stack([whole[:, low:high].mean(1) for low, high in pairwise(EDGES)], 1).tolist()
+
+
+def measured(recipe: str, changes: Mapping[str, Any], seed: int, steps: int) -> dict[str, Any]:
+    """Train, read with the writes and without; the whole Hope also with its levels written in context."""
+    model, about = trained(recipe, changes, seed, steps)
+    ways: dict[str, Model] = {"on": model, "off": model.frozen()}
+    if recipe == "hope" and not changes:
+        ways["levels too"] = nl.InContext(model, LEVELS, lr=0.1)
+    found = {name: {kind: read(way, documents) for kind, documents in held_out().items()} for name, way in ways.items()}
+    ends = {
+        name: round(statistics.fmean(row[-1] for part in kinds.values() for row in part), 3)
+        for name, kinds in found.items()
+    }
+    return {
+        **about,
+        "found": found,
+        "summary": f"training {about['training']:.3f}, at the end {ends}, {about['seconds']:.0f} s",
+    }
+
+
+def report(group: str, found: dict[str, list[dict[str, Any]]]) -> str:
+    """Means over documents, then mean ± standard deviation over seeds."""
+    header = [
+        "system",
+        "parameters",
+        "writes",
+        "documents",
+        *(f"{low:,} to {high:,}" for low, high in pairwise(EDGES)),
+        "fall",
+    ]
+    rows = []
+    for name, seeds in found.items():
+        for way in seeds[0]["found"]:
+            for kind in seeds[0]["found"][way]:
+                means = [
+                    [statistics.fmean(column) for column in zip(*one["found"][way][kind], strict=True)] for one in seeds
+                ]
+                cells = [spread(column) for column in zip(*means, strict=True)]
+                rows.append(
+                    (
+                        name,
+                        f"{seeds[0]['parameters']:,}",
+                        way,
+                        kind,
+                        *cells,
+                        spread([mean[0] - mean[-1] for mean in means]),
+                    )
+                )
+    return f"## {group}: {STEPS[group]} steps of {ROWS} rows of {LENGTH:,} bytes\n\n" + table(header, rows)
+
+
+def main() -> None:
+    """Measure what is missing, write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("groups", nargs="*", choices=[*GROUPS, []], help="which; none: all")
+    torch.set_num_threads(1)
+    pieces = Pieces("hope-positions")
+    for group in parser.parse_args().groups or GROUPS:
+        for seed in SEEDS:
+            for name, (recipe, changes) in GROUPS[group].items():
+                work = lambda one=(recipe, changes, seed, STEPS[group]): measured(*one)  # noqa: E731
+                pieces.get((group, name, seed), work)
+    text = [
+        f"# Bits per byte by position\n\n`python -m benchmarks.hope.positions` on a {machine()}, float32, seeds "
+        f"{', '.join(map(str, SEEDS))}: mean ± standard deviation. Six documents of each kind, one stream each; fall: the first part less the last.\n"
+    ]
+    for group, members in GROUPS.items():
+        found = {
+            name: [pieces.done[group, name, seed] for seed in SEEDS if (group, name, seed) in pieces.done]
+            for name in members
+        }
+        text.append(report(group, {name: seeds for name, seeds in found.items() if seeds}) + "\n")
+    write("hope-positions", "\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
