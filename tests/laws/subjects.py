@@ -70,6 +70,8 @@ from nestling.nn import (
     SelfModifying,
     ShortConv,
     SwiGLU,
+    Tracking,
+    Within,
 )
 from nestling.ops import Chunk, Marks, Reference
 from nestling.recipes import configure
@@ -99,6 +101,7 @@ MEMORIES = {
 }
 
 PRINTED = SelfForm(memory=Matrix(), projections=Matrix(), retention=Delta(), read_at="commit")
+BOUNDED = replace(PRINTED, read_at="current", value=Within(), start=Tracking(1, 1))
 DEEP = SelfForm(
     adaptive=("q", "k", "v", "η", "α"),
     static=("β",),
@@ -129,6 +132,7 @@ MIXERS: dict[str, Callable[[], Mixer]] = {
     "self_modifying": lambda: SelfModifying(DIM, HEADS, 4),
     "self_modifying_recomputed": lambda: SelfModifying(DIM, HEADS, 4, path=Chunk(block=2, stride=2)),
     "self_modifying_as_printed": lambda: SelfModifying(DIM, HEADS, 4, form=PRINTED),
+    "self_modifying_by_token": lambda: SelfModifying(DIM, HEADS, 1, form=BOUNDED, path=Chunk(stride=2)),
     "self_modifying_deep": lambda: SelfModifying(DIM, HEADS, 6, form=DEEP, path=Chunk(stride=2)),
     "titans_by_reference": lambda: MemoryLayer(DIM, HEADS, MEMORIES["titans"], path=Reference()),
     "block": lambda: Block(DIM, Attention(DIM, HEADS, WINDOW), MemoryLayer(DIM, HEADS, MEMORIES["delta"])),

@@ -105,8 +105,9 @@ def test_rates_can_reach_beyond_what_is_kept():
 
 def test_values_have_the_length_that_the_form_says():
     v = torch.randn(5, 7) * torch.tensor([1e-3, 0.1, 1.0, 10.0, 1e3])[:, None]
-    assert Exactly(1.5)(v).norm(dim=-1).tolist() == pytest.approx([1.5] * 5)
-    bounded = UpTo(2.0)(v)
+    k, lr = torch.zeros(7), torch.ones(1)
+    assert Exactly(1.5)(v, k, lr).norm(dim=-1).tolist() == pytest.approx([1.5] * 5)
+    bounded = UpTo(2.0)(v, k, lr)
     assert bool((bounded.norm(dim=-1) <= 2.0 + 1e-6).all())
     torch.testing.assert_close(bounded[0], v[0])
     torch.testing.assert_close(torch.nn.functional.cosine_similarity(bounded, v), torch.ones(5))

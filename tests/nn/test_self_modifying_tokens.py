@@ -8,16 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
+import nestling.tree as tree
 from nestling.core import MLP, Delta, Matrix, Residual
-from nestling.nn import SelfModifying, SelfRange
+from nestling.nn import SelfForm, SelfModifying, SelfRange, Within, self_modifying
 from nestling.nn.norm import unit
-from nestling.nn.self_modifying_form import SelfForm
-from nestling.nn.self_modifying_tokens import Within, by_token, tokenwise
+from nestling.nn.self_modifying_tokens import by_token, tokenwise
+from nestling.ops import Chunk, Marks
+from tests.laws.subjects import assert_close
 
 PLAIN = SelfForm(memory=Matrix(), projections=Matrix(), retention=Delta())
 FORMS = {
     "returning and residual": SelfForm(),
     "plain": PLAIN,
+    "bounded": replace(PLAIN, value=Within()),
     "k stands still": SelfForm().without("k"),
     "no decay": SelfForm().without("weight decay"),
     "q adaptive": SelfForm(adaptive=("q", "k", "v", "η", "α"), static=()),
@@ -29,45 +32,49 @@ def layer(form: SelfForm, seed: int = 0) -> SelfModifying:
     return SelfModifying(12, 3, 1, form=form, ranges=SelfRange(slow=-1.0, fast=0.5, retain=2.0)).double()
 
 
-def tokens(made: SelfModifying, x: Tensor, states=None, value: Within | None = None):  # type: ignore[no-untyped-def]
+def read(made: SelfModifying, x: Tensor) -> Tensor:
     """What lies between the convolution and the norm."""
     state = made.initial_state(x.shape[0])
-    memories, states = (made.memory, made.projections), states or (state.memory, state.projections)
-    return by_token(memories, states, made.form, made.ranges, made._by_head(x), made._static(x), value)
+    memories, states = (made.memory, made.projections), (state.memory, state.projections)
+    return by_token(memories, states, made.form, made.ranges, (made._by_head(x), made._static(x)))[0]
 
 
+def answers(made: SelfModifying, x: Tensor, cut: int) -> tuple[object, list[Tensor]]:
+    """Outputs and states of both halves of a stream, and a gradient of every parameter through all of it."""
+    first, between = made(x[:, :cut])
+    second, end = made(x[:, cut:], between)
+    told = [leaf for leaf in tree.leaves((first, second, between, end)) if leaf.is_floating_point()]
+    generator = torch.Generator().manual_seed(1)
+    total = sum((leaf * torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype)).sum() for leaf in told)
+    return (first, second, between, end), list(torch.autograd.grad(total, list(made.parameters())))
+
+
+@pytest.mark.parametrize("path", [Chunk(), Chunk(stride=2)], ids=["stored", "recomputed"])
 @pytest.mark.parametrize("name", FORMS)
-def test_it_is_the_block_form_in_outputs_states_and_gradients(name: str) -> None:
-    made, x = layer(FORMS[name]), torch.randn(2, 7, 12, dtype=torch.float64)
+def test_it_is_the_block_form_in_outputs_states_and_gradients(
+    name: str, path: Chunk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, x = layer(FORMS[name]), torch.randn(2, 9, 12, dtype=torch.float64)
+    made.path = path
     assert tokenwise(made.memory, made.projections)
-    read: list[Tensor] = []
-    made.norm.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
-    _, expected = made(x)
-    y, states = tokens(made, made.conv(x)[0])
-    torch.testing.assert_close(y, read[0], rtol=1e-10, atol=1e-12)
-    for ours, theirs in zip(states, (expected.memory, expected.projections), strict=True):
-        for leaf in ("dual", "anchor", "origin"):
-            for weight, other in zip(getattr(ours, leaf).values(), getattr(theirs, leaf).values(), strict=True):
-                torch.testing.assert_close(weight, other, rtol=1e-10, atol=1e-12)
-        assert torch.equal(ours.phase, theirs.phase)
-    weight = torch.randn_like(y)
-    parameters = [p for name, p in made.named_parameters() if not name.startswith(("norm", "gate", "out"))]
-    found = torch.autograd.grad((y * weight).sum(), parameters)
-    known = torch.autograd.grad((read[0] * weight).sum(), parameters)
-    assert all(gradient.abs().max() > 0 for gradient in found)
-    for ours, theirs in zip(found, known, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-11)
+    ours, found = answers(made, x, cut=4)
+    monkeypatch.setattr(self_modifying, "tokenwise", lambda *memories: False)
+    theirs, known = answers(made, x, cut=4)
+    assert_close(ours, theirs, 1e-10)
+    assert_close(found, known, 1e-9)
+    assert all(bool(gradient.any()) for gradient in found)
 
 
-@pytest.mark.parametrize("cut", [1, 4])
-def test_a_stream_may_be_cut_anywhere(cut: int) -> None:
-    made, x = layer(SelfForm()), torch.randn(2, 6, 12, dtype=torch.float64)
-    whole, end = tokens(made, x)
-    first, states = tokens(made, x[:, :cut])
-    second, last = tokens(made, x[:, cut:], states)
-    torch.testing.assert_close(torch.cat((first, second), 2), whole)
-    torch.testing.assert_close(last[1].dual["w1"], end[1].dual["w1"])
-    torch.testing.assert_close(last[0].anchor["w1"], end[0].anchor["w1"])
+def test_rows_share_nothing_and_padding_goes_through_blocks() -> None:
+    made, x = layer(SelfForm()), torch.randn(3, 6, 12, dtype=torch.float64)
+    whole, state = made(x)
+    for row in range(3):
+        alone, of_row = made(x[row : row + 1])
+        assert_close(alone, whole[row : row + 1], 1e-12)
+        assert_close(of_row, tree.map(lambda leaf, row=row: leaf[row : row + 1], state), 1e-12)
+    padded = torch.cat((torch.zeros_like(x[:, :2]), x), 1)
+    valid = (torch.arange(8) >= 2).expand(3, -1)
+    assert_close(made(padded, marks=Marks(valid=valid))[0][:, 2:], whole, 1e-10)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +93,8 @@ def test_what_is_not_linear_and_token_exact_is_left_to_blocks(form: SelfForm) ->
 
 def test_bounded_values_against_a_literal_loop() -> None:
     """NL eqs 83-88, one head of one row, matrices as they are printed."""
-    made, x = layer(PLAIN), torch.randn(1, 6, 12, dtype=torch.float64)
-    y, _ = tokens(made, x, value=Within(0.7))
+    made, x = layer(replace(PLAIN, value=Within(0.7))), torch.randn(1, 6, 12, dtype=torch.float64)
+    y = read(made, x)
     head, width = 1, 4
     names = ("k", "v", "η", "α")
     memory = {"main": made.initial["w1"][head], **{n: made.initial_projections[n]["w1"][head] for n in names}}

@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounter
 
 import nestling.tree as tree
 from nestling.core import L2, MLP, Chain, Decay, Descend, Gates, Memory, Momentum, Normed, Residual
-from nestling.nn import MemoryLayer, SelfModifying
+from nestling.nn import MemoryLayer, SelfModifying, self_modifying_tokens
 from nestling.ops import Chunk, scan
 
 COMPILER = pytest.mark.skipif(shutil.which("gcc") is None, reason="torch.compile needs a C++ compiler")
@@ -34,7 +34,7 @@ def backend(request, monkeypatch):
 
 
 def forget() -> None:
-    for module in ("nestling.ops.scan", "nestling.nn.self_modifying"):
+    for module in ("nestling.ops.scan", "nestling.nn.self_modifying", "nestling.nn.self_modifying_tokens"):
         importlib.import_module(module)._compiled.cache_clear()
     torch.compiler.reset()
 
@@ -78,9 +78,11 @@ def test_a_long_term_memory(backend):
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", LATER], indirect=True)
-def test_a_self_modifying_layer(backend):
-    """Two groups of delta memories, one of which makes what the other is written with."""
-    layer = SelfModifying(8, 2, 4, path=Chunk(compiled=True)).double()
+@pytest.mark.parametrize("period", [1, 4])
+def test_a_self_modifying_layer(backend, period, monkeypatch):
+    """Two groups of delta memories, one of which makes what the other is written with; a few tokens at once at period 1."""
+    monkeypatch.setattr(self_modifying_tokens, "UNROLLED", 3)
+    layer = SelfModifying(8, 2, period, path=Chunk(compiled=True)).double()
     x = torch.randn(2, LENGTH, 8, dtype=torch.float64, requires_grad=True)
     wanted = [x, *layer.parameters()]
     compiled, compiled_grads = answers(lambda: layer(x), wanted)

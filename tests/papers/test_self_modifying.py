@@ -24,7 +24,7 @@ from nestling.core import (
     Returning,
     UnitDelta,
 )
-from nestling.nn import SelfForm, SelfModifying, SelfRange, UpTo
+from nestling.nn import SelfForm, SelfModifying, SelfRange, UpTo, Within
 from nestling.ops import Chunk, scan
 from tests.papers.setting import same
 
@@ -123,8 +123,9 @@ def literal(layer: SelfModifying, x: Tensor) -> tuple[Tensor, dict[str, list[Wei
                 rows = part if name in ("q", "k", "v") else slice(head, head + 1)
                 return (layer.static[name] @ seen[t])[rows]
 
-            k, v, q = unit(made("k")), form.value(made("v")), unit(made("q"))
+            k, q = unit(made("k")), unit(made("q"))
             eta = ranges.lr * torch.sigmoid(made("η")[0] + layer.bias["η"][head])
+            v = form.value(made("v"), k, eta)
             alpha, beta = torch.ones_like(eta), torch.zeros_like(eta)
             if "α" in (*form.adaptive, *form.static):
                 alpha = torch.sigmoid(made("α")[0] + layer.bias["α"][head])
@@ -185,7 +186,11 @@ def changed(form: SelfForm, **fields) -> SelfForm:
 
 
 @pytest.mark.equation("Nested Learning", 83, 84, 85, 86, 87, 88, 89, 90)
-@pytest.mark.parametrize("form", [PRINTED, DEEP, SelfForm()], ids=["printed", "deep", "default"])
+@pytest.mark.parametrize(
+    "form",
+    [PRINTED, DEEP, SelfForm(), SelfForm(**{**vars(PRINTED), "value": Within()})],
+    ids=["printed", "deep", "default", "bounded"],
+)
 @pytest.mark.parametrize("period", [1, 4, 16])
 def test_eqs_83_to_90_memories_that_make_their_own_keys_values_rates_and_targets(period, form):
     """NL eqs 83-88 token by token (period 1), and in the chunks of eq. 90, for matrices and for deep memories (eq. 89)."""
@@ -207,6 +212,7 @@ SWITCHES = {
     "adaptive queries": changed(DEEP, adaptive=("k", "q", "v", "η", "α"), static=()),
     "static gates": changed(PRINTED, adaptive=("k", "v"), static=("q", "η", "α")),
     "long values": changed(PRINTED, value=UpTo(2.0)),
+    "bounded values": changed(PRINTED, value=Within()),
 }
 ABLATED = changed(DEEP, rule=MOMENTUM, static=("β",), adaptive=("q", "k", "v", "η", "α"))
 SWITCHES |= {f"without {what}": ABLATED.without(what) for what in ("DGD", "momentum", "weight decay", "k", "v", "q")}

@@ -124,3 +124,11 @@ def test_bad_requests_are_said_in_a_line(words: list[str], said: str, capsys: py
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", "--help"]) == 0
     assert "automata" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", ["(aa)*", "parity"])
+def test_hope_tells_odd_from_even_far_beyond_what_it_has_learnt(language: str) -> None:
+    made = task(LANGUAGES[language], train=2000, test=100)
+    config = replace(AutomataConfig(), every=50)
+    assert max(sum(point.bins) for point in automata.train(CONTENDERS["hope"], language, 0, config, made)) > 1.9

@@ -19,7 +19,8 @@ from nestling.nn.project import GateProjection, GateRange
 from nestling.nn.record import Heard, Record, recording
 from nestling.nn.rope import rotate
 from nestling.nn.self_modifying import SelfModifying
-from nestling.nn.self_modifying_form import Exactly, SelfForm, SelfRange, UpTo
+from nestling.nn.self_modifying_form import Exactly, SelfForm, SelfRange, UpTo, Within
+from nestling.nn.self_modifying_start import Drawn, Tracking
 from nestling.nn.share import ShareRange, ThresholdRange
 from nestling.nn.tnt import TNT
 
@@ -68,10 +69,13 @@ __all__ = [
     "Record",
     "recording",
     "SelfModifying",
+    "Drawn",
     "Exactly",
     "SelfForm",
     "SelfRange",
+    "Tracking",
     "UpTo",
+    "Within",
     "ShortConv",
     "State",
     "SwiGLU",

@@ -16,7 +16,8 @@ from nestling.nn.conv import ShortConv
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
 from nestling.nn.norm import RMSNorm, unit, widened
 from nestling.nn.record import tell
-from nestling.nn.self_modifying_form import GATES, VECTORS, SelfForm, SelfRange
+from nestling.nn.self_modifying_form import GATES, VECTORS, SelfForm, SelfRange, joined
+from nestling.nn.self_modifying_tokens import by_token, tokenwise
 from nestling.ops import Chunk, Marks, begin
 from nestling.ops.chunk import BlockState, Tokens, after, block, writes
 from nestling.ops.compiled import compiled
@@ -87,6 +88,7 @@ class SelfModifying(Mixer):
         }
         used = (*form.adaptive, *form.static)
         self.bias = nn.ParameterDict({name: nn.Parameter(starts[name]) for name in GATES if name in used})
+        form.start(self.initial_projections, self.bias)
         self.norm = RMSNorm(width)
         self.gate = nn.Linear(dim, dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
@@ -100,11 +102,12 @@ class SelfModifying(Mixer):
 
     def initial_state(self, batch: int) -> SelfModifyingState:
         """Empty convolution, initial memories."""
-        pairs = zip((self.memory, self.projections), self.weights(), strict=True)
-        started = (begin(memory, weights, batch) for memory, weights in pairs)
-        return SelfModifyingState(
-            self.conv.initial_state(batch), *(tree_map(lambda leaf: leaf.clone(), each) for each in started)
-        )
+        started = (tree_map(lambda leaf: leaf.clone(), each) for each in self._started(batch))
+        return SelfModifyingState(self.conv.initial_state(batch), *started)
+
+    def _started(self, batch: int) -> tuple[MemoryState, MemoryState]:
+        main, makers = self.weights()
+        return begin(self.memory, main, batch), begin(self.projections, makers, batch)
 
     def forward(
         self, x: Tensor, state: SelfModifyingState | None = None, marks: Marks = UNMARKED
@@ -116,9 +119,14 @@ class SelfModifying(Mixer):
             run = _compiled if self.path.compiled else _work
             made = self.memory, self.projections, self.form, self.ranges
             begun = None if state is None else (state.memory, state.projections)
-            given = (self.memory, self.projections), begun, self.weights(), (self._by_head(wide), self._static(wide))
+            inputs = self._by_head(wide), self._static(wide)
+            given = (self.memory, self.projections), begun, self.weights(), inputs
             tell(self, lambda: _told(drive(*given, marks, Chunk(), _work(*made, told))[0]), marks)
-            y, (memory, projections) = drive(*given, marks, self.path, run(*made))
+            if marks == UNMARKED and x.shape[1] and tokenwise(self.memory, self.projections):
+                states = self._started(x.shape[0]) if begun is None else begun
+                y, (memory, projections) = by_token(given[0], states, self.form, self.ranges, inputs, self.path)
+            else:
+                y, (memory, projections) = drive(*given, marks, self.path, run(*made))
         y = self.norm(y.to(x.dtype)).transpose(1, 2).flatten(-2)
         return self.out(y * F.silu(self.gate(x))), SelfModifyingState(conv, memory, projections)
 
@@ -179,9 +187,9 @@ def _work(memory: Memory, projections: Memory, form: SelfForm, ranges: SelfRange
         main, makers = before
         x, made = inputs
         made = _made(projections.architecture, makers, x, made)
-        q, k, v = unit(made["q"]), unit(made["k"]), form.value(made["v"])
         # η = lr σ(M_η x + b), α = σ(M_α x + b)
-        lr = ranges.lr * torch.sigmoid(made["η"][..., 0])
+        q, k, lr = unit(made["q"]), unit(made["k"]), ranges.lr * torch.sigmoid(made["η"][..., 0])
+        v = form.value(made["v"], k, lr[..., None])
         retain = torch.sigmoid(made["α"][..., 0]) if "α" in made else torch.ones_like(lr)
         momentum = torch.sigmoid(made["β"][..., 0]) if "β" in made else torch.zeros_like(lr)
         softer = Gates(ranges.projections * lr, 1 - ranges.projections * (1 - retain), momentum)
@@ -205,10 +213,7 @@ def _made(architecture: Architecture, makers: BlockState, x: Tensor, static: dic
     parts = architecture.parts
     whole = architecture(reading(makers.anchor), x).split([width for *_, width in parts], -1)
     made = {name: each for (name, *_), each in zip(parts, whole, strict=True)}
-    return {
-        name: made[name] + static[name] if name in made and name in static else each
-        for name, each in {**made, **static}.items()
-    }
+    return joined(made, static)
 
 
 @lru_cache(maxsize=64)

@@ -29,6 +29,7 @@ from nestling.core import (
 )
 from nestling.errors import NestlingError
 from nestling.nn.norm import unit
+from nestling.nn.self_modifying_start import Drawn, Tracking
 
 Component = Literal["q", "k", "v", "η", "α", "β"]
 VECTORS, GATES = ("q", "k", "v"), ("η", "α", "β")
@@ -40,8 +41,8 @@ class Exactly:
 
     length: float = 1.0
 
-    def __call__(self, v: Tensor) -> Tensor:
-        """C v / ‖v‖"""
+    def __call__(self, v: Tensor, k: Tensor, lr: Tensor) -> Tensor:
+        """C v / ‖v‖, whatever the key and the rate"""
         return self.length * unit(v)
 
 
@@ -49,16 +50,42 @@ class Exactly:
 class UpTo:
     """‖v‖ < ``length``, and small values stay as they are: v / √(1 + ‖v‖²/c²).
 
-    >>> UpTo(2.0)(torch.tensor([[3e-3, 0.0], [3e3, 0.0]])).round(decimals=3)
+    >>> v = torch.tensor([[3e-3, 0.0], [3e3, 0.0]])
+    >>> UpTo(2.0)(v, k=torch.tensor([0.0, 1.0]), lr=torch.tensor(0.1)).round(decimals=3)
     tensor([[0.0030, 0.0000],
             [2.0000, 0.0000]])
     """
 
     length: float = 1.0
 
-    def __call__(self, v: Tensor) -> Tensor:
-        """V / √(1 + ‖v‖²/c²)"""
+    def __call__(self, v: Tensor, k: Tensor, lr: Tensor) -> Tensor:
+        """V / √(1 + ‖v‖²/c²), whatever the key and the rate"""
         return v * torch.rsqrt(1 + v.square().sum(-1, keepdim=True) / self.length**2)
+
+
+@dataclass(frozen=True)
+class Within:
+    """v = u k + o with c - 2/η ≤ u ≤ c and ‖o‖ ≤ ``length``, where v was u k + o: what a write can do to a memory, bounded.
+
+    A write that erases ``erased`` = c times (delta gradient descent with L2: twice) multiplies what the memory holds along the key
+    by α - η (c - u). The bounds keep that between α - 2 and α: nothing grows, and both ends can be held exactly, where counting
+    (α = 1: M ← M + η M o kᵀ adds up) and telling odd from even (a reflection) take place. That holds token by token (period 1).
+
+    >>> k, v = torch.tensor([1.0, 0.0]), torch.tensor([5.0, 3.0])
+    >>> Within()(v, k, torch.tensor(0.5)), Within()(-v, k, torch.tensor(1.0))
+    (tensor([2., 1.]), tensor([ 0., -1.]))
+    """
+
+    length: float = 1.0
+    erased: float = 2.0
+
+    def __call__(self, v: Tensor, k: Tensor, lr: Tensor) -> Tensor:
+        """U k + o, for keys of unit length and rates that broadcast against them"""
+        along = (v * k).sum(-1, keepdim=True)
+        across = v - along * k
+        short = (self.length * torch.rsqrt(across.square().sum(-1, keepdim=True) + 1e-12)).clamp(max=1)
+        lowest = self.erased - 2 / lr.clamp(min=1e-6)
+        return torch.maximum(along, lowest).clamp(max=self.erased) * k + short * across
 
 
 @dataclass(frozen=True)
@@ -123,7 +150,8 @@ class SelfForm:
     rule: Rule = Descend()
     period: float | None = None
     read_at: Literal["current", "commit"] = "current"
-    value: Exactly | UpTo = Exactly()
+    value: Exactly | UpTo | Within = Exactly()
+    start: Drawn | Tracking = Drawn()
 
     def __post_init__(self) -> None:
         given = (*self.adaptive, *self.static)
@@ -138,6 +166,16 @@ class SelfForm:
             raise NestlingError(f"β is the momentum of a rule with Momentum(), got {given!r} with {self.rule!r}.")
         if not self.adaptive:
             raise NestlingError("nothing here modifies itself: name what is adaptive, or take a MemoryLayer.")
+        if isinstance(self.start, Tracking):
+            self._starts_as_matrices()
+
+    def _starts_as_matrices(self) -> None:
+        linear = self.projections == self.gates == Matrix() and {"k", "v", "η"} <= set(self.adaptive)
+        if not linear:
+            raise NestlingError(
+                "heads begin to count where k, v and η are matrices that are written, got "
+                f"adaptive={self.adaptive!r}, projections={self.projections!r}, gates={self.gates!r}: use projections=Matrix()."
+            )
 
     def made(self, width: int) -> Beside:
         """The memories that make keys, values, queries and gates, side by side, for heads of this width."""
@@ -166,6 +204,16 @@ class SelfForm:
     def without(self, what: Ablation) -> SelfForm:
         """This form with one of its ideas taken away: the rows of NL table 6 (without CMS is a choice of the recipe)."""
         return _ABLATIONS[what](self)
+
+
+def joined(made: dict[str, Tensor], static: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each part: what its memory made, what stands still of it, or the sum where there is both.
+
+    >>> joined({"η": torch.ones(1), "k": torch.zeros(1)}, {"η": torch.ones(1)})
+    {'η': tensor([2.]), 'k': tensor([0.])}
+    """
+    both = {**made, **static}
+    return {name: made[name] + static[name] if name in made and name in static else both[name] for name in both}
 
 
 Ablation = Literal["DGD", "momentum", "weight decay", "k", "v", "q"]

@@ -11,6 +11,7 @@ from nestling.errors import NestlingError
 from nestling.models import LM, Config
 from nestling.nn import (
     ChannelRange,
+    Drawn,
     Exactly,
     FixedDecay,
     Gated,
@@ -32,8 +33,10 @@ from nestling.nn import (
     ShareRange,
     StepRange,
     ThresholdRange,
+    Tracking,
     Unit,
     UpTo,
+    Within,
     Zeros,
 )
 from nestling.recipes.atlas import Atlas, atlas
@@ -108,7 +111,7 @@ _PARTS = (
     Rotated,
 )
 _STARTS = (Polynomial, ShareRange, ThresholdRange, Learnt, Zeros, SelfRange, Samba, H3)
-_HOPE = (InSequence, Nested, Independent, Gated, SelfForm, Exactly, UpTo)
+_HOPE = (InSequence, Nested, Independent, Gated, SelfForm, Exactly, UpTo, Within, Drawn, Tracking)
 
 
 def recipes() -> list[str]:

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from nestling.core import Delta, Level, Matrix
 from nestling.data import IGNORED
 from nestling.data.synthetic.automata import LANGUAGES, Task, task, vocabulary
 from nestling.errors import NestlingError
 from nestling.eval.automata import accuracy
 from nestling.models import LM
-from nestling.nn import FixedDecay, Scaled
+from nestling.nn import FixedDecay, Scaled, SelfForm, SelfRange, Tracking, Within
 from nestling.recipes import build
 from nestling.reproduce.config import AutomataConfig
-from nestling.reproduce.hope import token_exact
 from nestling.train.config import OptimizerConfig
 from nestling.train.optimizer import learning_rate, optimizer_of, set_rate
 
@@ -43,13 +43,27 @@ class Contender:
 
 
 SHAPE = {"dim": 32, "heads": 4, "layers": 1, "expand": 2, "tied": False}
+TRACKING: dict[str, Any] = {
+    "period": 1,
+    "form": SelfForm(
+        memory=Matrix(),
+        projections=Matrix(),
+        retention=Delta(),
+        value=Within(),
+        start=Tracking(additive=2, reflecting=1),
+    ),
+    "ranges": SelfRange(lr=1.0, slow=0.0, fast=0.0, retain=14.0, projections=0.01),
+    "levels": (Level("fast", 1), Level("slow", 1)),
+}
+"""Hope as it counts and tracks states (docs/automata.md): NL eqs 83-88 as printed, with matrices, committed after every token, each
+write bounded, heads that begin where this happens: ``build("hope", **TRACKING)``"""
 # Linear attention: Sₜ = Sₜ₋₁ + vₜkₜᵀ, a RetNet that neither forgets (1 - 2⁻⁶⁴ is 1 in float32) nor turns.
 CONTENDERS = {
     "transformer": Contender(partial(build, "transformer"), {"window": WINDOW}),
     "linear attention": Contender(partial(build, "retnet"), {"gates": FixedDecay(64), "features": Scaled()}),
     "deltanet": Contender(partial(build, "deltanet")),
     "gated deltanet": Contender(partial(build, "gated_deltanet")),
-    "hope": Contender(token_exact),
+    "hope": Contender(partial(build, "hope"), TRACKING),
 }
 
 
