@@ -13,6 +13,7 @@ from nestling.core import Level
 from nestling.models.lm import LM
 from nestling.nn import LevelRow, State
 from nestling.nn.in_context import Context, Writer
+from nestling.ops import Path
 
 
 class InContext(LM):
@@ -64,6 +65,10 @@ class InContext(LM):
     def frozen(self) -> LM:
         """The model itself with its memories shut: nothing is written"""
         return self.base.frozen()
+
+    def using(self, path: Path) -> InContext:
+        """As ``LM.using``"""
+        return InContext(self.base.using(path), self.writer.levels, self.writer.lr)
 
     def levels(self) -> list[LevelRow]:
         """Those of the model, and those that are written here"""

@@ -19,7 +19,7 @@ from nestling.models.belongs import Shapes, shapes
 from nestling.models.belongs import check as check_state
 from nestling.models.config import Config
 from nestling.nn import TNT, Block, LevelRow, Mamba2, MemoryLayer, Mixer, RMSNorm, SelfModifying, State
-from nestling.ops import Marks
+from nestling.ops import Chunk, Marks, Path
 
 
 class LM(nn.Module):
@@ -86,12 +86,39 @@ class LM(nn.Module):
 
     def frozen(self) -> LM:
         """The same model with its memories shut: it shares all parameters, and what it reads leaves no trace in a memory."""
-        shared = {id(parameter): parameter for parameter in self.parameters()}
-        twin = copy.deepcopy(self, shared)
+        twin = self._twin()
         for module in twin.modules():
             if isinstance(module, TNT | Mamba2 | MemoryLayer | SelfModifying):
                 module.frozen()
         return twin
+
+    def using(self, path: Path) -> LM:
+        """The same model whose memories compute by ``path``: it shares all parameters, and gives the same answers.
+
+        ``Chunk(compiled=True)`` compiles the blocks of memories, which takes a while at the first call of each kind; ``Chunk(stride=...)``
+        trades memory against time; ``Reference()`` is the readable loop.
+
+        Raises:
+            NestlingError: self-modifying memories have no such path; for other memories it is said when they are called.
+
+        >>> import nestling
+        >>> from nestling.ops import Reference
+        >>> model = nestling.build("titans_lmm", dim=32, layers=1, heads=2)
+        >>> tokens = torch.randint(0, 256, (1, 20))
+        >>> torch.allclose(model(tokens)[0], model.using(Reference())(tokens)[0], atol=1e-5)
+        True
+        """
+        twin = self._twin()
+        for module in twin.modules():
+            if isinstance(module, SelfModifying) and not isinstance(path, Chunk):
+                raise NestlingError(f"self-modifying memories compute in blocks, got path={path!r}: use Chunk(...).")
+            if isinstance(module, TNT | MemoryLayer | SelfModifying):
+                module.path = path
+        return twin
+
+    def _twin(self) -> LM:
+        """A copy with the same parameters"""
+        return copy.deepcopy(self, {id(parameter): parameter for parameter in self.parameters()})
 
     def levels(self) -> list[LevelRow]:
         """What is updated while it reads, named after its place."""

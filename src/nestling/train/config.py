@@ -126,6 +126,8 @@ class TrainConfig:
     """Batches for one update: the same as a batch so many times larger, in the memory of one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the matrix products; auto is bfloat16 on a GPU that has it, else float32. Weights stay in float32."""
+    compile: bool = False
+    """Compile the blocks of memories: the first steps wait for the compiler, and the others take less time."""
     seed: int = 0
     """Of the weights and of the order of the data."""
     device: str = "auto"

@@ -10,6 +10,7 @@ import torch
 
 from nestling.data import Tokenizer
 from nestling.models import LM
+from nestling.ops import Chunk
 from nestling.recipes import build
 from nestling.train.checkpoint import Checkpoint
 from nestling.train.config import TrainConfig
@@ -54,6 +55,7 @@ class Run:
         source = prepare(config, tokenizer, cache)
         torch.manual_seed(config.seed)
         model = build(config.recipe, config.size, source.tokenizer.vocab_size, **config.changes).to(device).train()
+        model = model.using(Chunk(compiled=True)) if config.compile else model
         optimizer = scheduled(model, config.optimizer)
         return cls(config, model, optimizer, source, choose_dtype(config.precision, device))
 
