@@ -42,10 +42,11 @@ from nestling.core import (
     Weights,
 )
 from nestling.ops.channels import ChannelTable, by_channel, channel_table, folded, seen
-from nestling.ops.coefficients import Table, table
+from nestling.ops.coefficients import Table, momentum, once, table
 from nestling.ops.fold import fold, through
 from nestling.ops.formed import MirrorMap, applied, formed, forms
 from nestling.ops.lag import lagging, opened
+from nestling.ops.once import gathered, held, state_of
 from nestling.ops.surprise import Pairs, pairs, reading
 from nestling.ops.window import banded, examples, extended, remembered
 from nestling.tree import state
@@ -68,6 +69,8 @@ class BlockState:
     objective: Any = ()
     opens: Tensor | None = None
     """(B, H): does a period begin with the block? Of a memory with a lag token, while the block runs."""
+    ends: Tensor | None = None
+    """(B, H): does a period end with it? Of a memory whose momentum moves once a period, while the block runs."""
 
 
 @state
@@ -95,8 +98,10 @@ def supported(memory: Memory, gates: Gates = Gates()) -> bool:
         return True
     if isinstance(memory.objective, Omega) and not isinstance(memory.retention, Decay | Returning):
         return False
-    linear_in_signal = isinstance(memory.rule, Descend) or _has_momentum(memory)
+    linear_in_signal = isinstance(memory.rule, Descend) or momentum(memory.rule) is not None
     match memory.retention:
+        case Decay() | Returning(Decay()) if once(memory):
+            return memory.read_at == "commit" and not isinstance(memory.objective, Omega)
         case Lag():
             return lagging(memory)
         case HeldLq():
@@ -111,22 +116,18 @@ def supported(memory: Memory, gates: Gates = Gates()) -> bool:
             return False
 
 
-def _has_momentum(memory: Memory) -> bool:
-    match memory.rule:
-        case Chain((Descend(), Momentum())) | Chain((Momentum(), Descend())):
-            return True
-        case _:
-            return False
-
-
 def traces(memory: Memory, rule: dict[str, Any]) -> Weights:
     """The momentum inside a rule's state."""
+    if once(memory):
+        return held(rule)
     place = _place(memory)
     return {} if place is None else {name: inner[place] for name, inner in rule.items()}
 
 
-def rule_state(memory: Memory, weights: Weights, trace: Weights) -> dict[str, Any]:
+def rule_state(memory: Memory, weights: Weights, trace: Weights, phase: Tensor) -> dict[str, Any]:
     """The rule's state around a momentum: the inverse of ``traces``."""
+    if once(memory):
+        return state_of(weights, trace, phase, memory.period)
     rules, place = memory.rule.rules if isinstance(memory.rule, Chain) else (), _place(memory)
     empty: Any = tuple(() for _ in rules)
     if place is None:
@@ -169,16 +170,19 @@ def block(memory: Memory, before: BlockState, tokens: Tokens) -> tuple[Any, ...]
         return _lagged(memory, before, tokens)
     if forms(memory):
         reader, then = _formed(memory, before, tokens)
+    elif once(memory):
+        start, seen = (before.dual, before.trace, before.ends), _gradients(memory, before, tokens)
+        reader, then = reading(before.anchor), gathered(memory, start, seen, tokens.gates, tokens.filled)
     else:
         written = writes(memory, before, tokens)
         reader, then = _running(memory, before, written), after(before, written)
     reader = reading(before.anchor) if memory.read_at == "commit" else reader
-    held = before.objective
-    if tree.leaves(held):
+    remembers = before.objective
+    if tree.leaves(remembers):
         key, value, gates = tokens.key, tokens.value, tokens.gates
-        seen = extended(memory, held, key, value, gates)
-        held = remembered(memory, before.anchor, held, seen, (key, value, gates, tokens.filled))
-    return memory.architecture(reader, tokens.query), *then, held
+        window = extended(memory, remembers, key, value, gates)
+        remembers = remembered(memory, before.anchor, remembers, window, (key, value, gates, tokens.filled))
+    return memory.architecture(reader, tokens.query), *then, remembers
 
 
 def after(before: BlockState, written: dict[str, Write]) -> tuple[Weights, Weights]:
@@ -250,7 +254,12 @@ def _some(tokens: Tokens, part: slice) -> Tokens:
 def ahead(memory: Memory, gates: Gates, filled: Tensor | None, names: Iterable[str]) -> Tables | None:
     """The tables of all blocks, for gates (B, H, n, C); None where they are too large to hold."""
     example = next(iter(tree.leaves(gates)))
-    if forms(memory) or isinstance(memory.retention, Lag) or tree.nbytes(example) * example.shape[-1] > AHEAD:
+    if (
+        forms(memory)
+        or once(memory)
+        or isinstance(memory.retention, Lag)
+        or tree.nbytes(example) * example.shape[-1] > AHEAD
+    ):
         return None
     return tables(memory, gates, filled, names, 6)
 

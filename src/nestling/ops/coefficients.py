@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from nestling.core import Chain, Descend, Gates, Momentum, Rule
+from nestling.core import Chain, Descend, Every, Gates, Memory, Momentum, Rule
 from nestling.tree import state
 
 _FLOOR = math.exp(-30.0)
@@ -61,6 +61,91 @@ def table(rule: Rule, gates: Gates, filled: Tensor | None) -> Table:
             return Table(start, written @ carried, _times(written, begin), begin[..., -1], carried[..., -1, :], kept)
         case _:
             raise TypeError(f"no table for {rule!r}")
+
+
+@state
+class Carried:
+    """What a block leaves of a momentum."""
+
+    start: Tensor
+    """μ (...): of S₀ in S_C"""
+    writes: Tensor
+    """n (..., C): of Gⱼ in S_C"""
+
+
+@state
+class Ends:
+    """What a block leaves, where nothing is read in between; leading dimensions (B, H) or (B, H, n)."""
+
+    start: Tensor
+    """β (...): of W₀ in W_C"""
+    writes: Tensor | None
+    """g (..., C): of Gⱼ in W_C; None where W_C = βW₀ + S_C"""
+    trace: Tensor | None = None
+    """f (...): of S₀ in W_C"""
+    carried: Carried | None = None
+    """Of a rule with momentum"""
+
+
+def ends(rule: Rule, gates: Gates, filled: Tensor | None) -> Ends:
+    """The last row of ``table``, without making the others; and for momentum once a period, S_C = μS₀ − Σⱼ θⱼGⱼ."""
+    lr = gates.lr if filled is None else gates.lr * filled
+    if (every := per_period(rule)) is not None:
+        # Wₜ = αₜWₜ₋₁, and + S_C at the last token, whose gate is the momentum's
+        kept = _last(gates.retain, filled)[0]
+        decay = gates.momentum[..., -1] if every.decay is None else torch.full_like(kept, every.decay)
+        return Ends(kept, None, None, Carried(decay, -lr))
+    start, kept = _last(gates.retain, filled)
+    if isinstance(rule, Descend):
+        return Ends(start, -kept * lr)
+    found = momentum(rule)
+    if found is None:
+        raise TypeError(f"no ends for {rule!r}")
+    begin, carried = _carried(found.decay, gates, filled)
+    live = kept if filled is None else kept * filled
+    if isinstance(rule, Chain) and isinstance(rule.rules[0], Descend):
+        row, written = live, -carried * lr[..., None, :]
+    else:
+        row, written = -kept * lr, carried if filled is None else carried * filled[..., None, :]
+    # Γ_C = D_C E
+    writes = (row[..., None, :] @ written)[..., 0, :]
+    return Ends(start, writes, (row * begin).sum(-1), Carried(begin[..., -1], written[..., -1, :]))
+
+
+def momentum(rule: Rule) -> Momentum | None:
+    """The momentum by token of a rule, in Titans' order or in SGD's; None of another rule."""
+    match rule:
+        case Chain((Descend(), Momentum() as found)) | Chain((Momentum() as found, Descend())):
+            return found
+        case _:
+            return None
+
+
+def per_period(rule: Rule) -> Momentum | None:
+    """The momentum of a rule that gathers what is written, and moves once in a while; None of another rule."""
+    match rule:
+        case Chain((Descend(), Every(_, Momentum() as found))):
+            return found
+        case _:
+            return None
+
+
+def once(memory: Memory) -> bool:
+    """Does the memory's momentum move once a period, when its anchor is about to?"""
+    match memory.rule:
+        case Chain((Descend(), Every(period, Momentum()))):
+            return period == memory.period
+        case _:
+            return False
+
+
+def _last(gate: Tensor, filled: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Π gᵣ (...) and Π_{j<r≤C} gᵣ (..., C)"""
+    log = gate.clamp_min(_FLOOR).log()
+    if filled is not None:
+        log = torch.where(filled, log, torch.zeros_like(log))
+    total = log.cumsum(-1)
+    return total[..., -1].exp(), (total[..., -1:] - total).exp()
 
 
 def ratios(gate: Tensor, filled: Tensor | None) -> tuple[Tensor, Tensor]:

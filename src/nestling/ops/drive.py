@@ -16,6 +16,7 @@ from torch import Tensor
 import nestling.tree as tree
 from nestling.core import Lag, Memory, MemoryState, Weights
 from nestling.ops.chunk import BlockState, rule_state, traces
+from nestling.ops.coefficients import once
 from nestling.ops.layout import Marks, arrange
 from nestling.ops.loop import loop
 
@@ -129,9 +130,10 @@ def _aligned(
 
     def step(index: int, carry: Any, given: Any, shared: Any) -> tuple[Tensor, Any]:
         now, filled = given
-        before = tuple(_aligned_commit(m, held, index * size) for m, held in zip(memories, carry, strict=True))
-        y, after = work(before, now, filled)
-        return y, tuple(_after(b, *wrote) for wrote, b in zip(after, before, strict=True))
+        after = min((index + 1) * size, length)
+        before = tuple(_aligned_commit(m, held, index * size, after) for m, held in zip(memories, carry, strict=True))
+        y, wrote = work(before, now, filled)
+        return y, tuple(_after(held, *each) for each, held in zip(wrote, before, strict=True))
 
     placed, slots = tree.map(lambda x: x.unflatten(2, (blocks, size)), (inputs, filled))
     given = (prepare(placed, slots), slots)
@@ -161,15 +163,20 @@ def _commit(memory: Memory, held: BlockState, phase: Tensor, written: Tensor) ->
     objective = tree.where(due, memory.objective.commit(held.objective), held.objective)
     phase = torch.where(due, 0, phase)
     opens = phase == 0 if _lags(memory) else None
-    return replace(held, anchor=anchor, objective=objective, opens=opens), phase
+    ends = (phase + written == memory.period) & (written > 0) if once(memory) else None
+    return replace(held, anchor=anchor, objective=objective, opens=opens, ends=ends), phase
 
 
-def _aligned_commit(memory: Memory, held: BlockState, written: int) -> BlockState:
+def _aligned_commit(memory: Memory, held: BlockState, written: int, after: int) -> BlockState:
+    """``written``, ``after``: how many tokens were written before the block, and with it."""
+    example = next(iter(held.dual.values()))
+    everywhere = torch.ones(example.shape[:2], dtype=torch.bool, device=example.device)
+    if once(memory) and after % memory.period == 0:
+        held = replace(held, ends=everywhere)
     if memory.period == math.inf or written % memory.period:
         return held
     if _lags(memory):
-        example = next(iter(held.dual.values()))
-        held = replace(held, opens=torch.ones(example.shape[:2], dtype=torch.bool, device=example.device))
+        held = replace(held, opens=everywhere)
     if not written:
         return held
     objective = memory.objective.commit(held.objective)
@@ -192,7 +199,7 @@ def _after(
     held: BlockState, dual: Weights, trace: Weights, objective: Any = (), anchor: Weights | None = None
 ) -> BlockState:
     moved = held.anchor if anchor is None else anchor
-    return replace(held, dual=dual, trace=trace, objective=objective, anchor=moved, opens=None)
+    return replace(held, dual=dual, trace=trace, objective=objective, anchor=moved, opens=None, ends=None)
 
 
 def _opened(memories: Sequence[Memory], states: Sequence[MemoryState]) -> tuple[tuple[BlockState, Tensor], ...]:
@@ -207,7 +214,7 @@ def _closed(memories: Sequence[Memory], carry: Any) -> tuple[MemoryState, ...]:
         MemoryState(
             held.dual,
             held.anchor,
-            rule_state(memory, held.dual, held.trace),
+            rule_state(memory, held.dual, held.trace, phase),
             phase,
             held.origin,
             held.objective,

@@ -76,9 +76,9 @@ class _Fold(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         # W̄ = β W̄',  β̄ = ⟨W̄', W⟩,  p̄ⱼ = W̄' xⱼ,  x̄ⱼ = W̄'ᵀ pⱼ
         return (
-            _dot(back, weight) if wanted[0] else None,
+            dot(back, weight) if wanted[0] else None,
             _scaled(kept, back) if wanted[1] else None,
-            _dot(back, trace) if wanted[2] else None,
+            dot(back, trace) if wanted[2] else None,
             _scaled(carried, back) if wanted[3] else None,
             inputs @ back.mT if wanted[4] else None,
             pairs @ back if wanted[5] else None,
@@ -89,6 +89,6 @@ def _scaled(factor: Tensor, weight: Tensor) -> Tensor:
     return (factor[..., None, None] * weight).contiguous()
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """⟨A, B⟩ of each memory, without forming A ⊙ B."""
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """⟨A, B⟩ of each memory, (..., out, in) twice, without forming A ⊙ B."""
     return (a.flatten(-2)[..., None, :] @ b.flatten(-2)[..., :, None])[..., 0, 0]

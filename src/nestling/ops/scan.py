@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+import nestling.tree as tree
 from nestling.core import Gates, KeyDecay, Memory, MemoryState, Weights
 from nestling.errors import NestlingError
 from nestling.ops.channels import BLOCK, by_channel
@@ -17,7 +18,9 @@ from nestling.ops.compiled import compiled
 from nestling.ops.door import check_memory, check_tokens, spread
 from nestling.ops.drive import Chunk, begin, drive
 from nestling.ops.formed import forms
+from nestling.ops.kernels.path import Kernels, scan_kernels, takes
 from nestling.ops.layout import Marks
+from nestling.ops.periods import leading, scan_periods, whole
 from nestling.ops.reference import scan_reference
 
 
@@ -34,7 +37,7 @@ class Resumed:
     initial: Weights
 
 
-Path = Reference | Chunk | Literal["auto"]
+Path = Reference | Chunk | Kernels | Literal["auto"]
 
 
 def scan(
@@ -55,7 +58,7 @@ def scan(
     or, where those are fewer, its inputs (MIRAS §5.3).
     ``state``: a state to go on from, or the initial weights (H, out, in) for a fresh start, or both as ``Resumed``.
     ``marks``: padding, and where documents begin: there the memory is reset to its initial weights.
-    ``path``: "auto" takes the chunk-parallel form where the memory has one; every path gives the same answer.
+    ``path``: "auto" takes the chunk-parallel form where the memory has one, never kernels; every path gives the same answer.
 
     Returns y (B, H, T, values) and the state after the last token. Any split of a stream into calls gives the same.
 
@@ -77,6 +80,8 @@ def scan(
     assert example is not None
     dtype = next(iter(example.values())).dtype
     each = spread(gates, example, q, memory.retention)
+    if isinstance(path, Kernels) and not takes(path, memory, (going, fresh), q, each, marks):
+        path = "auto"
     with torch.autocast(q.device.type, enabled=False):
         args = (q.to(dtype), k.to(dtype), v.to(dtype), each)
         match path if path != "auto" else _choose(memory, each):
@@ -94,12 +99,39 @@ def scan(
                     )
                 if by_channel(each) or isinstance(memory.retention, KeyDecay):
                     chunk = replace(chunk, block=min(chunk.block, BLOCK))
-                run = _compiled(memory) if chunk.compiled else _eager(memory)
-                states, weights = (None if going is None else (going,)), (None if fresh is None else (fresh,))
-                y, (after,) = drive((memory,), states, weights, args, marks, chunk, run, _tabled(memory, list(example)))
+                y, after = _chunked(memory, (going, fresh), args, marks, chunk)
+            case Kernels() as kernels:
+                y, after = scan_kernels(kernels, memory, (going, fresh), (q, k, v, each))
             case other:
-                raise NestlingError(f"unknown path {other!r}: use 'auto', Reference() or Chunk(...).")
+                raise NestlingError(f"unknown path {other!r}: use 'auto', Reference(), Chunk(...) or Kernels().")
     return y.to(q.dtype), after
+
+
+Sequences = tuple[Tensor, Tensor, Tensor, Gates]
+"""Queries, keys, values (B, H, T, ·), and gates"""
+
+
+def _chunked(
+    memory: Memory, states: tuple[MemoryState | None, Weights | None], tokens: Sequences, marks: Marks, chunk: Chunk
+) -> tuple[Tensor, MemoryState]:
+    """Whole periods as such where the memory has that form, and blocks."""
+    going, fresh = states
+    length, count = tokens[0].shape[2], 0
+    if marks == Marks() and chunk.stride != 0 and not chunk.compiled and whole(memory, tokens[3]):
+        count = leading(memory, going, length)
+    if count:
+        before = going if going is not None or fresh is None else begin(memory, fresh, tokens[0].shape[0])
+        assert before is not None
+        y, going = scan_periods(memory, before, tree.map(lambda x: x[:, :, :count], tokens), chunk.stride)
+        if count == length:
+            return y, going
+        rest, after = _chunked(memory, (going, None), tree.map(lambda x: x[:, :, count:], tokens), marks, chunk)
+        return torch.cat((y, rest), 2), after
+    run = _compiled(memory) if chunk.compiled else _eager(memory)
+    held, weights = (None if going is None else (going,)), (None if fresh is None else (fresh,))
+    names = list(going.dual if going is not None else fresh or {})
+    y, (after,) = drive((memory,), held, weights, tokens, marks, chunk, run, _tabled(memory, names))
+    return y, after
 
 
 def _parts(state: MemoryState | Weights | Resumed) -> tuple[MemoryState | None, Weights | None]:

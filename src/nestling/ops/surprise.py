@@ -39,10 +39,11 @@ from nestling.core import (
     ValueShift,
     Weights,
 )
-from nestling.core.architecture import GELU, Activation, Architecture, SiLU, within
+from nestling.core.architecture import Architecture, within
 from nestling.core.memory import surprise
 from nestling.core.objective import Objective, bounded
 from nestling.ops.fold import through
+from nestling.ops.layers import bent
 
 Pairs = tuple[Weights, Weights]
 """(cotangents, inputs): ∂ℓ/∂W = cotangent ⊗ input for each weight."""
@@ -175,36 +176,23 @@ def _mlp(architecture: MLP, apply: Apply, weights: Weights, key: Tensor) -> Down
         cotangents = {names[-1]: back}
         for below, name in zip(names[-2::-1], names[:0:-1], strict=True):
             # z̄ = σ'(z) ⊙ Wᵀ ȳ
-            cotangents[below] = _bent(architecture.activation, cotangents[name] @ weights[name], outputs[below])
+            cotangents[below] = bent(architecture.activation, cotangents[name] @ weights[name], outputs[below])
         return cotangents, inputs
 
     return x, up
 
 
 def _gated(architecture: GatedMLP, apply: Apply, weights: Weights, key: Tensor) -> Down:
-    bent, gate = apply("w1", key), apply("w3", key)
-    active = architecture.activation(bent)
+    x, gate = apply("w1", key), apply("w3", key)
+    active = architecture.activation(x)
     hidden = active * gate
 
     def up(back: Tensor) -> Pairs:
         below = back @ weights["w2"]
-        cotangents = {"w1": _bent(architecture.activation, below * gate, bent), "w2": back, "w3": below * active}
+        cotangents = {"w1": bent(architecture.activation, below * gate, x), "w2": back, "w3": below * active}
         return cotangents, {"w1": key, "w2": hidden, "w3": key}
 
     return apply("w2", hidden), up
-
-
-def _bent(activation: Activation, back: Tensor, x: Tensor) -> Tensor:
-    """σ'(x) ⊙ ȳ"""
-    match activation:
-        case GELU():
-            # torch's own kernel, which is differentiable again
-            bent: Tensor = torch.ops.aten.gelu_backward(back, x)
-            return bent
-        case SiLU():
-            # σ = x s, σ' = s (1 + x (1 − s)), with s = sigmoid(x)
-            s = torch.sigmoid(x)
-            return back * (s * (1 + x * (1 - s)))
 
 
 def _slope(objective: Objective, prediction: Tensor, value: Tensor, threshold: Tensor | float) -> Tensor:

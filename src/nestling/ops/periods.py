@@ -1,0 +1,324 @@
+"""Memories that are read at their commits, a whole period at once: the weights stand still in it, so nothing is made per token.
+
+A period of C tokens costs one evaluation of queries and keys, the gradients of the keys, and a sum for each weight::
+
+    W' = βW + fS + Σⱼ gⱼ δⱼxⱼᵀ,    S' = μS + Σⱼ nⱼ δⱼxⱼᵀ            or, with momentum once a period, W' = βW + S'
+
+(``ops.coefficients.ends``). The derivative is written by hand over all periods (``ops.layers`` inside of one), so that what has the size
+of a weight is made once a period and changed in place. Stored are the states at the periods' starts and what was computed there; where
+that is too much, the states at every √n-th start, and the periods between are computed again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import nestling.tree as tree
+from nestling.core import L2, Decay, Descend, Gates, Memory, MemoryState, Weights
+from nestling.errors import NestlingError
+from nestling.ops.channels import by_channel
+from nestling.ops.chunk import rule_state, traces
+from nestling.ops.coefficients import Ends, ends, momentum, once
+from nestling.ops.fold import dot
+from nestling.ops.layers import Layers, Seen, evaluate, layers, pull
+from nestling.ops.once import GATHERED
+from nestling.tree import state
+
+LONGEST = 1024
+"""Tokens of a period: momentum by token has a square of them for each head."""
+
+STORED = 512 * 2**20
+"""Up to this many bytes of states and activations, everything is stored."""
+
+
+@state
+class Given:
+    """What periods are computed from; N stands for batch × heads."""
+
+    weights: list[Tensor]
+    """(N, out, in)"""
+    traces: list[Tensor]
+    """(N, out, in), or none"""
+    inputs: Tensor
+    """(n, N, 2C, keys): queries, then keys"""
+    values: Tensor
+    """(n, N, C, values)"""
+    rows: list[Ends]
+    """Of each weight, or one for all: (n, N), (n, N, C)"""
+
+
+@state
+class Kept:
+    """One period, as the backward pass needs it."""
+
+    weights: list[Tensor]
+    traces: list[Tensor]
+    seen: Seen
+
+
+def whole(memory: Memory, gates: Gates) -> bool:
+    """Has this memory, with these gates, a form by whole periods?"""
+    plain = isinstance(memory.objective, L2) and isinstance(memory.retention, Decay) and not by_channel(gates)
+    rule = isinstance(memory.rule, Descend) or momentum(memory.rule) is not None or once(memory)
+    fixed = memory.read_at == "commit" and memory.period <= LONGEST
+    return plain and fixed and rule and layers(memory.architecture) is not None
+
+
+def leading(memory: Memory, going: MemoryState | None, length: int) -> int:
+    """How many of ``length`` tokens lie in whole periods, from a state to go on from (None: from a fresh one); 0 inside of a period."""
+    size = int(memory.period)
+    if length < size or torch.compiler.is_compiling():
+        return 0
+    aligned = going is None or bool((going.phase % size == 0).all())
+    return length // size * size if aligned else 0
+
+
+def scan_periods(
+    memory: Memory, before: MemoryState, tokens: tuple[Tensor, Tensor, Tensor, Gates], stride: int | None
+) -> tuple[Tensor, MemoryState]:
+    """``periods`` from a state to a state."""
+    trace = {name: each for name, each in traces(memory, before.rule).items() if name in before.dual}
+    y, dual, anchor, trace = periods(memory, before.dual, trace, tokens, stride)
+    phase = torch.full_like(before.phase, int(memory.period))
+    empty = {name + GATHERED: torch.zeros_like(each) for name, each in trace.items()} if once(memory) else {}
+    rule = rule_state(memory, dual, {**trace, **empty}, phase)
+    return y, MemoryState(dual, anchor, rule, phase, before.origin, before.objective)
+
+
+def periods(
+    memory: Memory,
+    weights: Weights,
+    traces: Weights,
+    tokens: tuple[Tensor, Tensor, Tensor, Gates],
+    stride: int | None = None,
+) -> tuple[Tensor, Weights, Weights, Weights]:
+    """Read and write T = nC tokens (B, H, T, ·), from weights and momenta (B, H, out, in) at a commit.
+
+    ``stride``: periods between stored states, None chooses. Returns what was read, the weights after the last token, those
+    at the start of the last period, and the momenta.
+    """
+    chain = layers(memory.architecture)
+    assert chain is not None
+    size = int(memory.period)
+    query, key, value, gates = tree.map(lambda x: x.unflatten(2, (-1, size)), tokens)
+    rows, heads, count = query.shape[:3]
+
+    def columns(x: Tensor) -> Tensor:
+        return x.movedim(2, 0).flatten(1, 2)
+
+    def flat(each: Weights) -> list[Tensor]:
+        return [each[name].flatten(0, 1) for name in chain.names] if each else []
+
+    shared = not any(isinstance(gate, dict) for gate in (gates.lr, gates.retain, gates.momentum))
+    table = [ends(memory.rule, gates.of(name), None) for name in ([""] if shared else chain.names)]
+    given = Given(
+        flat(weights),
+        flat(traces),
+        columns(torch.cat((query, key), -2)),
+        columns(value).contiguous(),
+        tree.map(lambda x: columns(x).contiguous(), table),
+    )
+    leaves, rebuild = tree.flatten(given)
+    plan = _Plan(chain, rebuild, count, _stride(given) if stride is None else stride)
+    if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
+        y, *after = _Periods.apply(plan, *leaves)
+    else:
+        y, *after = plan.forward(given, [], [])
+
+    def named(each: Sequence[Tensor]) -> Weights:
+        return {name: x.unflatten(0, (rows, heads)) for name, x in zip(chain.names, each, strict=False)}
+
+    width = len(chain.names)
+    y = y.movedim(0, 1).unflatten(0, (rows, heads)).flatten(2, 3)
+    return y, named(after[:width]), named(after[width : 2 * width]), named(after[2 * width :])
+
+
+def _stride(given: Given) -> int:
+    """All at once, or √n periods."""
+    count = given.inputs.shape[0]
+    hidden = sum(weight.shape[-2] for weight in given.weights[:-1])
+    active = given.values.numel() * 4 + given.inputs.numel() + 6 * hidden * given.values[..., 0].numel()
+    stored = count * tree.nbytes((given.weights, given.traces)) + active * given.values.element_size()
+    return count if stored <= STORED else math.isqrt(count)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    chain: Layers
+    rebuild: Callable[[Sequence[Tensor]], Given]
+    count: int
+    stride: int
+
+    def groups(self) -> list[range]:
+        return [range(i, min(i + self.stride, self.count)) for i in range(0, self.count, self.stride)]
+
+    def forward(self, given: Given, starts: list[Any], kept: list[Kept]) -> tuple[Tensor, ...]:
+        """Y, weights after, weights before the last period, momenta.
+
+        Fills in the states at which groups start, and what each period computed if there is one group.
+        """
+        size, groups = given.values.shape[-2], self.groups()
+        y = given.values.new_empty(self.count, given.values.shape[1], size, given.weights[-1].shape[-2])
+        weights, traces, anchor = given.weights, given.traces, given.weights
+        for group in groups:
+            starts.append((weights, traces))
+            for c in group:
+                anchor = weights
+                weights, traces, one = self.step(given, weights, traces, c, y)
+                if len(groups) == 1:
+                    kept.append(one)
+        return y, *weights, *(each.clone() for each in anchor), *traces
+
+    def step(self, given: Given, weights: Any, traces: Any, c: int, y: Tensor) -> tuple[Any, Any, Kept]:
+        read, seen = evaluate(self.chain, weights, given.inputs[c], given.values[c])
+        y[c] = read
+        size, after, carried = given.values.shape[-2], [], []
+        for i, weight in enumerate(weights):
+            row = _at(given.rows[i if len(given.rows) > 1 else 0], c)
+            trace = traces[i] if traces else None
+            moved, trace = _advanced(row, weight, trace, seen.cotangents[i], seen.inputs[i][:, size:])
+            after.append(moved)
+            if trace is not None:
+                carried.append(trace)
+        return after, carried, Kept(weights, traces, seen)
+
+
+def _at(row: Ends, c: int) -> Ends:
+    return tree.map(lambda leaf: leaf[c], row)
+
+
+def _spread(factor: Tensor) -> Tensor:
+    return factor[:, None, None]
+
+
+def _advanced(
+    row: Ends, weight: Tensor, trace: Tensor | None, pairs: Tensor, inputs: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """(W', S')"""
+    after = None
+    if trace is not None and row.carried is not None:
+        # S' = μS + Σⱼ nⱼ δⱼxⱼᵀ
+        after = (trace * _spread(row.carried.start)).baddbmm_((row.carried.writes[..., None] * pairs).mT, inputs)
+        if row.writes is None:
+            # W' = βW + S'
+            return torch.addcmul(after, weight, _spread(row.start)), after
+    # W' = βW + fS + Σⱼ gⱼ δⱼxⱼᵀ
+    moved = weight * _spread(row.start)
+    if trace is not None and row.trace is not None:
+        moved.addcmul_(trace, _spread(row.trace))
+    assert row.writes is not None
+    return moved.baddbmm_((row.writes[..., None] * pairs).mT, inputs), after
+
+
+@dataclass(frozen=True)
+class _Adjoint:
+    """Derivatives by what is carried, changed in place from the last period to the first."""
+
+    weights: list[Tensor]
+    traces: list[Tensor]
+    rows: list[Ends]
+
+    def retreat(self, i: int, c: int, row: Ends, kept: Kept, size: int) -> tuple[Tensor, Tensor]:
+        """(δ̄, x̄) of one weight in period c; its W̄', S̄' become βW̄' (to which the reads are still to be added) and S̄."""
+        weight, by_weight = kept.weights[i], self.weights[i]
+        into = _at(self.rows[i if len(self.rows) > 1 else 0], c)
+        into.start.add_(dot(by_weight, weight))
+        sums = [] if row.writes is None or into.writes is None else [(by_weight, row.writes, into.writes)]
+        if row.carried is not None and into.carried is not None:
+            trace, by_trace = kept.traces[i], self.traces[i]
+            if row.writes is None:
+                by_trace.add_(by_weight)
+            into.carried.start.add_(dot(by_trace, trace))
+            sums.append((by_trace, row.carried.writes, into.carried.writes))
+        found = [_pulled(kept.seen.cotangents[i], kept.seen.inputs[i][:, size:], *each) for each in sums]
+        if row.carried is not None:
+            # S̄ = μS̄' + fW̄'
+            by_trace.mul_(_spread(row.carried.start))
+            if row.trace is not None and into.trace is not None:
+                into.trace.add_(dot(by_weight, trace))
+                by_trace.addcmul_(by_weight, _spread(row.trace))
+        by_weight.mul_(_spread(row.start))
+        (cotangent, below), *others = found
+        for more in others:
+            cotangent.add_(more[0])
+            below.add_(more[1])
+        return cotangent, below
+
+
+def _pulled(pairs: Tensor, inputs: Tensor, back: Tensor, share: Tensor, into: Tensor) -> tuple[Tensor, Tensor]:
+    """Through Σⱼ gⱼ δⱼxⱼᵀ, with p = g ⊙ δ:  p̄ = x W̄'ᵀ,  δ̄ = g ⊙ p̄,  x̄ = p W̄',  and ḡ = ⟨δ, p̄⟩ is added ``into``."""
+    pulled = torch.bmm(inputs, back.mT)
+    into.add_((pulled * pairs).sum(-1))
+    return pulled.mul_(share[..., None]), torch.bmm(share[..., None] * pairs, back)
+
+
+class _Periods(torch.autograd.Function):
+    """All periods as one node of the graph."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: _Plan, *leaves: Tensor) -> tuple[Tensor, ...]:
+        starts: list[Any] = []
+        kept: list[Kept] = []
+        found = plan.forward(plan.rebuild(leaves), starts, kept)
+        stored, ctx.restore = tree.flatten((starts, kept))
+        ctx.plan, ctx.leaves = plan, len(leaves)
+        ctx.save_for_backward(*leaves, *stored)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, read: Tensor, *after: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            # `once_differentiable` would let a second derivative pass as zero.
+            raise NestlingError("periods have no second derivative: differentiate blocks, with path=Chunk(stride=0).")
+        saved = ctx.saved_tensors
+        starts, kept = ctx.restore(saved[ctx.leaves :])
+        with torch.autocast(read.device.type, enabled=False):
+            return None, *tree.leaves(
+                _backward(ctx.plan, ctx.plan.rebuild(saved[: ctx.leaves]), starts, kept, read, after)
+            )
+
+
+def _backward(
+    plan: _Plan, given: Given, starts: Any, kept: list[Kept], read: Tensor, after: tuple[Tensor, ...]
+) -> Given:
+    width, size = len(given.weights), given.values.shape[-2]
+    grads = [each.clone() for each in after]
+    adjoint = _Adjoint(grads[:width], grads[2 * width :], tree.map(torch.zeros_like, given.rows))
+    anchor = grads[width : 2 * width]
+    inputs, values = torch.empty_like(given.inputs), torch.empty_like(given.values)
+    for number, group in reversed(list(enumerate(plan.groups()))):
+        held = kept or _again(plan, given, starts[number], group)
+        for c in reversed(group):
+            one = held[c - group.start]
+            pulled = [
+                adjoint.retreat(i, c, _at(given.rows[i if len(given.rows) > 1 else 0], c), one, size)
+                for i in range(width)
+            ]
+            if c == plan.count - 1:
+                for total, each in zip(adjoint.weights, anchor, strict=True):
+                    total.add_(each)
+            inputs[c], values[c] = pull(
+                plan.chain,
+                one.weights,
+                one.seen,
+                read[c],
+                [p for p, _ in pulled],
+                [x for _, x in pulled],
+                adjoint.weights,
+            )
+    return Given(adjoint.weights, adjoint.traces, inputs, values, adjoint.rows)
+
+
+def _again(plan: _Plan, given: Given, start: Any, group: range) -> list[Kept]:
+    (weights, traces), kept = start, []
+    y = torch.empty_like(given.values)
+    for c in group:
+        weights, traces, one = plan.step(given, weights, traces, c, y)
+        kept.append(one)
+    return kept
