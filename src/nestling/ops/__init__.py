@@ -1,8 +1,9 @@
 """Memories along tokens: the same mathematics as ``core``, over (batch, heads, tokens, width)."""
 
 from nestling.ops.drive import Chunk, begin
+from nestling.ops.kernels.path import Kernels
 from nestling.ops.layout import Marks
 from nestling.ops.scan import Path, Reference, Resumed, scan
 from nestling.ops.watch import watch
 
-__all__ = ["Chunk", "Marks", "Path", "Reference", "Resumed", "begin", "scan", "watch"]
+__all__ = ["Chunk", "Kernels", "Marks", "Path", "Reference", "Resumed", "begin", "scan", "watch"]

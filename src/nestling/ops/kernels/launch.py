@@ -1,0 +1,40 @@
+"""Launching kernels: where they can run at all, and the tiles that they work in."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from nestling.errors import NestlingError
+
+
+def check(device: torch.device) -> None:
+    """Can kernels run on ``device``? On a GPU, or anywhere under Triton's interpreter (``TRITON_INTERPRET=1``), which is slow.
+
+    Raises:
+        NestlingError: Triton is missing, or the device is no GPU.
+    """
+    if find_spec("triton") is None:
+        raise NestlingError("kernels need the package triton, which is not installed: use path='auto'.")
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise NestlingError(
+            f"kernels need a CUDA device, got {device.type!r}: use path='auto', or TRITON_INTERPRET=1 to run them slowly anywhere."
+        )
+
+
+def on(tensor: Tensor) -> AbstractContextManager[object]:
+    """The device of ``tensor`` as the one that kernels are launched on."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def tile_of(width: int) -> int:
+    """The power of two, at least 16, that holds ``width`` numbers: products of smaller tiles do not exist.
+
+    >>> tile_of(5), tile_of(48), tile_of(64)
+    (16, 64, 64)
+    """
+    return max(16, 1 << (width - 1).bit_length())
