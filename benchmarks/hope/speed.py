@@ -22,7 +22,9 @@ from typing import Any
 WIDTH, BLOCKS, HEADS = 384, 6, 6
 OURS: dict[str, dict[str, Any]] = {
     "hope": {"batch": 1, "length": 256},
+    "hope, compiled": {"batch": 1, "length": 256, "compiled": True},
     "hope, 4 rows": {"batch": 4, "length": 256},
+    "hope, 4 rows, compiled": {"batch": 4, "length": 256, "compiled": True},
     "hope, 2,048 tokens": {"batch": 1, "length": 2048},
     "hope, memories of two layers": {"batch": 1, "length": 256, "form": "deep"},
     "transformer": {"batch": 1, "length": 256, "recipe": "transformer"},
@@ -37,18 +39,22 @@ PEER: dict[str, dict[str, Any]] = {
 """Settings of ``pilot_selfmod_paper_faithful``; the first is it, the last the fastest with self-modifying memories"""
 
 
-def ours(batch: int, length: int, steps: int, recipe: str = "hope", form: str = "") -> list[float]:
+def ours(
+    batch: int, length: int, steps: int, recipe: str = "hope", form: str = "", compiled: bool = False
+) -> list[float]:
     """Seconds of processor time of each step after the first."""
     import torch
     import torch.nn.functional as F
 
     import nestling as nl
     from nestling.core import MLP, Residual
+    from nestling.ops import Chunk
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
     changes = {"form": nl.nn.SelfForm(memory=Residual(MLP()), projections=Residual(MLP()))} if form else {}
     model = nl.build(recipe, vocab_size=256, dim=WIDTH, layers=BLOCKS, heads=HEADS, **changes)
+    model = model.using(Chunk(compiled=True)) if compiled else model
     optimizer, seconds = torch.optim.AdamW(model.parameters(), lr=1e-3), []
     for step in range(steps + 1):
         tokens = torch.randint(0, 256, (batch, length + 1))
