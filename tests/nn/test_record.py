@@ -121,3 +121,14 @@ def test_by_blocks_and_by_tokens_are_one():
     y, state = scan(MEMORIES["titans"], weights, q, k, v, gates, path=Chunk())
     again = scan(MEMORIES["titans"], begin(MEMORIES["titans"], weights, 2), q, k, v, gates, path=Reference())
     assert torch.allclose(y, again[0]) and state.phase.tolist() == again[1].phase.tolist()
+
+
+def test_a_session_is_recorded_as_it_reads():
+    model = nl.build("titans_lmm", **small("titans_lmm")).double()
+    text = "What it reads is recorded, in pieces."
+    with recording(model) as pieces:
+        nl.Session(model, nl.data.ByteTokenizer(), piece=8).learn(text)
+    with torch.no_grad(), recording(model) as whole:
+        model(torch.tensor([list(text.encode())]))
+    for name, heard in whole.items():
+        assert torch.allclose(heard.surprise, pieces[name].surprise, atol=1e-9), name
