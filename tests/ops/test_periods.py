@@ -24,7 +24,7 @@ from nestling.core import (
 )
 from nestling.core.architecture import SiLU
 from nestling.errors import NestlingError
-from nestling.ops import Chunk, Marks, Reference, Resumed, begin, scan
+from nestling.ops import Chunk, Marks, Reference, Resumed, begin, periods, scan
 from nestling.ops.layers import layers
 from nestling.ops.periods import whole
 from tests.ops.test_scan import answers, assert_same, draw
@@ -116,6 +116,15 @@ def test_gradients_reach_the_state_that_is_gone_on_from():
     for got, expected in zip(total(Chunk()), total(Reference()), strict=True):
         assert (got is None) == (expected is None)
         assert got is None or torch.allclose(got, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("room", [0, 30_000, 2**30])
+def test_what_is_stored_changes_no_answer(room, monkeypatch):
+    memory = Memory(DEEP, L2(), Decay(), rules(4)[3], 4, "commit")
+    given = draw(memory, length=24)
+    expected = answers(memory, given, Chunk(stride=1))
+    monkeypatch.setattr(periods, "STORED", room)
+    assert_same(answers(memory, given, Chunk()), expected)
 
 
 def test_buffers_need_no_zeros(monkeypatch):

@@ -90,5 +90,13 @@ def _scaled(factor: Tensor, weight: Tensor) -> Tensor:
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """⟨A, B⟩ of each memory, (..., out, in) twice, without forming A ⊙ B."""
-    return (a.flatten(-2)[..., None, :] @ b.flatten(-2)[..., :, None])[..., 0, 0]
+    """⟨A, B⟩ of each memory, (..., out, in) twice.
+
+    >>> dot(torch.eye(2)[None], torch.ones(1, 2, 2))
+    tensor([2.])
+    """
+    x, y = a.flatten(-2).flatten(0, -2), b.flatten(-2).flatten(0, -2)
+    if torch.compiler.is_compiling():
+        return (x * y).sum(-1).view(a.shape[:-2])
+    # One after the other: a batch of products of one row with one column takes three times as long.
+    return torch.stack([torch.dot(one, other) for one, other in zip(x, y, strict=True)]).view(a.shape[:-2])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nestling.core import MLP, Matrix, Normed, Residual
 from nestling.core.architecture import GELU, Activation, Architecture, SiLU
+from nestling.tree import state
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Layers:
     """Of the layer normalisation; None: there is none."""
 
 
-@dataclass(frozen=True)
+@state
 class Seen:
     """What a period computed, for memories (N,) with C queries and C keys."""
 

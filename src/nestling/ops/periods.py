@@ -6,7 +6,7 @@ A period of C tokens costs one evaluation of queries and keys, the gradients of 
 
 (``ops.coefficients.ends``). The derivative is written by hand over all periods (``ops.layers`` inside of one), so that what has the size
 of a weight is made once a period and changed in place. Stored are the states at the periods' starts and what was computed there; where
-that is too much, the states at every √n-th start, and the periods between are computed again.
+that is too much, the states at every √n-th start, from which those between are added up again; and where it still is, only these.
 """
 
 from __future__ import annotations
@@ -37,6 +37,10 @@ STORED = 512 * 2**20
 """Up to this many bytes of states and activations, everything is stored."""
 
 
+States = tuple[list[Tensor], list[Tensor]]
+"""Weights (N, out, in), and momenta, or none"""
+
+
 @state
 class Given:
     """What periods are computed from; N stands for batch × heads."""
@@ -51,15 +55,6 @@ class Given:
     """(n, N, C, values)"""
     rows: list[Ends]
     """Of each weight, or one for all: (n, N), (n, N, C)"""
-
-
-@state
-class Kept:
-    """One period, as the backward pass needs it."""
-
-    weights: list[Tensor]
-    traces: list[Tensor]
-    seen: Seen
 
 
 def whole(memory: Memory, gates: Gates) -> bool:
@@ -100,8 +95,8 @@ def periods(
 ) -> tuple[Tensor, Weights, Weights, Weights]:
     """Read and write T = nC tokens (B, H, T, ·), from weights and momenta (B, H, out, in) at a commit.
 
-    ``stride``: periods between stored states, None chooses. Returns what was read, the weights after the last token, those
-    at the start of the last period, and the momenta.
+    ``stride``: periods between stored states, and all else is computed again; None chooses. Returns what was read, the weights after
+    the last token, those at the start of the last period, and the momenta.
     """
     chain = layers(memory.architecture)
     assert chain is not None
@@ -125,11 +120,11 @@ def periods(
         tree.map(lambda x: columns(x).contiguous(), table),
     )
     leaves, rebuild = tree.flatten(given)
-    plan = _Plan(chain, rebuild, count, _stride(given) if stride is None else stride)
+    plan = _Plan(chain, rebuild, count, *_stored(given, stride))
     if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
         y, *after = _Periods.apply(plan, *leaves)
     else:
-        y, *after = plan.forward(given, [], [])
+        y, *after = plan.forward(given, None)
 
     def named(each: Sequence[Tensor]) -> Weights:
         return {name: x.unflatten(0, (rows, heads)) for name, x in zip(chain.names, each, strict=False)}
@@ -139,13 +134,15 @@ def periods(
     return y, named(after[:width]), named(after[width : 2 * width]), named(after[2 * width :])
 
 
-def _stride(given: Given) -> int:
-    """All at once, or √n periods."""
+def _stored(given: Given, stride: int | None) -> tuple[int, bool]:
+    """(periods between stored states, is what the periods compute stored?)"""
     count = given.inputs.shape[0]
     hidden = sum(weight.shape[-2] for weight in given.weights[:-1])
-    active = given.values.numel() * 4 + given.inputs.numel() + 6 * hidden * given.values[..., 0].numel()
-    stored = count * tree.nbytes((given.weights, given.traces)) + active * given.values.element_size()
-    return count if stored <= STORED else math.isqrt(count)
+    active = 2 * given.inputs.numel() + given.values[..., 0].numel() * (6 * hidden + 2 * given.values.shape[-1])
+    room = STORED - active * given.values.element_size()
+    if stride is not None:
+        return stride, False
+    return 1 if count * tree.nbytes((given.weights, given.traces)) <= room else math.isqrt(count), room > 0
 
 
 @dataclass(frozen=True)
@@ -154,50 +151,59 @@ class _Plan:
     rebuild: Callable[[Sequence[Tensor]], Given]
     count: int
     stride: int
+    keeps: bool
+    """Is what the periods compute stored?"""
 
     def groups(self) -> list[range]:
         return [range(i, min(i + self.stride, self.count)) for i in range(0, self.count, self.stride)]
 
-    def forward(self, given: Given, starts: list[Any], kept: list[Kept]) -> tuple[Tensor, ...]:
-        """Y, weights after, weights before the last period, momenta.
-
-        Fills in the states at which groups start, and what each period computed if there is one group.
-        """
-        size, groups = given.values.shape[-2], self.groups()
+    def forward(self, given: Given, kept: tuple[list[States], list[Seen]] | None) -> tuple[Tensor, ...]:
+        """What was read, the weights after, those before the last period, the momenta; what is stored is put into ``kept``."""
+        size, states = given.values.shape[-2], (given.weights, given.traces)
         y = given.values.new_empty(self.count, given.values.shape[1], size, given.weights[-1].shape[-2])
-        weights, traces, anchor = given.weights, given.traces, given.weights
-        for group in groups:
-            starts.append((weights, traces))
-            for c in group:
-                anchor = weights
-                weights, traces, one = self.step(given, weights, traces, c, y)
-                if len(groups) == 1:
-                    kept.append(one)
-        return y, *weights, *(each.clone() for each in anchor), *traces
+        anchor = given.weights
+        for c in range(self.count):
+            if kept is not None and c % self.stride == 0:
+                kept[0].append(states)
+            anchor = states[0]
+            y[c], one = evaluate(self.chain, anchor, given.inputs[c], given.values[c])
+            if kept is not None and self.keeps:
+                kept[1].append(one)
+            states = _advanced(given.rows, c, states, one)
+        return y, *states[0], *(each.clone() for each in anchor), *states[1]
 
-    def step(self, given: Given, weights: Any, traces: Any, c: int, y: Tensor) -> tuple[Any, Any, Kept]:
-        read, seen = evaluate(self.chain, weights, given.inputs[c], given.values[c])
-        y[c] = read
-        size, after, carried = given.values.shape[-2], [], []
-        for i, weight in enumerate(weights):
-            row = _at(given.rows[i if len(given.rows) > 1 else 0], c)
-            trace = traces[i] if traces else None
-            moved, trace = _advanced(row, weight, trace, seen.cotangents[i], seen.inputs[i][:, size:])
-            after.append(moved)
-            if trace is not None:
-                carried.append(trace)
-        return after, carried, Kept(weights, traces, seen)
+    def again(self, given: Given, states: States, seen: list[Seen], group: range) -> list[tuple[States, Seen]]:
+        """The states at the starts of the periods of a group, and what the periods computed."""
+        found = []
+        for c in group:
+            one = seen[c] if seen else evaluate(self.chain, states[0], given.inputs[c], given.values[c])[1]
+            found.append((states, one))
+            if c + 1 < group.stop:
+                states = _advanced(given.rows, c, states, one)
+        return found
 
 
-def _at(row: Ends, c: int) -> Ends:
-    return tree.map(lambda leaf: leaf[c], row)
+def _at(rows: list[Ends], i: int, c: int) -> Ends:
+    return tree.map(lambda leaf: leaf[c], rows[i if len(rows) > 1 else 0])
 
 
 def _spread(factor: Tensor) -> Tensor:
     return factor[:, None, None]
 
 
-def _advanced(
+def _advanced(rows: list[Ends], c: int, states: States, seen: Seen) -> States:
+    """The states after period c."""
+    weights, traces = [], []
+    for i, weight in enumerate(states[0]):
+        trace = states[1][i] if states[1] else None
+        pairs = seen.cotangents[i]
+        after, moved = _folded(_at(rows, i, c), weight, trace, pairs, seen.inputs[i][:, -pairs.shape[-2] :])
+        weights.append(after)
+        traces += [] if moved is None else [moved]
+    return weights, traces
+
+
+def _folded(
     row: Ends, weight: Tensor, trace: Tensor | None, pairs: Tensor, inputs: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """(W', S')"""
@@ -224,19 +230,20 @@ class _Adjoint:
     traces: list[Tensor]
     rows: list[Ends]
 
-    def retreat(self, i: int, c: int, row: Ends, kept: Kept, size: int) -> tuple[Tensor, Tensor]:
+    def retreat(self, i: int, c: int, row: Ends, states: States, seen: Seen) -> tuple[Tensor, Tensor]:
         """(δ̄, x̄) of one weight in period c; its W̄', S̄' become βW̄' (to which the reads are still to be added) and S̄."""
-        weight, by_weight = kept.weights[i], self.weights[i]
-        into = _at(self.rows[i if len(self.rows) > 1 else 0], c)
+        weight, by_weight, into = states[0][i], self.weights[i], _at(self.rows, i, c)
+        pairs = seen.cotangents[i]
+        inputs = seen.inputs[i][:, -pairs.shape[-2] :]
         into.start.add_(dot(by_weight, weight))
         sums = [] if row.writes is None or into.writes is None else [(by_weight, row.writes, into.writes)]
         if row.carried is not None and into.carried is not None:
-            trace, by_trace = kept.traces[i], self.traces[i]
+            trace, by_trace = states[1][i], self.traces[i]
             if row.writes is None:
                 by_trace.add_(by_weight)
             into.carried.start.add_(dot(by_trace, trace))
             sums.append((by_trace, row.carried.writes, into.carried.writes))
-        found = [_pulled(kept.seen.cotangents[i], kept.seen.inputs[i][:, size:], *each) for each in sums]
+        found = [_pulled(pairs, inputs, *each) for each in sums]
         if row.carried is not None:
             # S̄ = μS̄' + fW̄'
             by_trace.mul_(_spread(row.carried.start))
@@ -263,10 +270,9 @@ class _Periods(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, plan: _Plan, *leaves: Tensor) -> tuple[Tensor, ...]:
-        starts: list[Any] = []
-        kept: list[Kept] = []
-        found = plan.forward(plan.rebuild(leaves), starts, kept)
-        stored, ctx.restore = tree.flatten((starts, kept))
+        kept: tuple[list[States], list[Seen]] = ([], [])
+        found = plan.forward(plan.rebuild(leaves), kept)
+        stored, ctx.restore = tree.flatten(kept)
         ctx.plan, ctx.leaves = plan, len(leaves)
         ctx.save_for_backward(*leaves, *stored)
         return found
@@ -276,49 +282,28 @@ class _Periods(torch.autograd.Function):
         if torch.is_grad_enabled():
             # `once_differentiable` would let a second derivative pass as zero.
             raise NestlingError("periods have no second derivative: differentiate blocks, with path=Chunk(stride=0).")
-        saved = ctx.saved_tensors
-        starts, kept = ctx.restore(saved[ctx.leaves :])
+        plan, saved = ctx.plan, ctx.saved_tensors
+        given, kept = plan.rebuild(saved[: ctx.leaves]), ctx.restore(saved[ctx.leaves :])
         with torch.autocast(read.device.type, enabled=False):
-            return None, *tree.leaves(
-                _backward(ctx.plan, ctx.plan.rebuild(saved[: ctx.leaves]), starts, kept, read, after)
-            )
+            return None, *tree.leaves(_backward(plan, given, kept, read, after))
 
 
 def _backward(
-    plan: _Plan, given: Given, starts: Any, kept: list[Kept], read: Tensor, after: tuple[Tensor, ...]
+    plan: _Plan, given: Given, kept: tuple[list[States], list[Seen]], read: Tensor, after: tuple[Tensor, ...]
 ) -> Given:
-    width, size = len(given.weights), given.values.shape[-2]
+    width, (starts, seen) = len(given.weights), kept
     grads = [each.clone() for each in after]
     adjoint = _Adjoint(grads[:width], grads[2 * width :], tree.map(torch.zeros_like, given.rows))
-    anchor = grads[width : 2 * width]
     inputs, values = torch.empty_like(given.inputs), torch.empty_like(given.values)
-    for number, group in reversed(list(enumerate(plan.groups()))):
-        held = kept or _again(plan, given, starts[number], group)
+    for start, group in reversed(list(zip(starts, plan.groups(), strict=True))):
+        found = plan.again(given, start, seen, group)
         for c in reversed(group):
-            one = held[c - group.start]
-            pulled = [
-                adjoint.retreat(i, c, _at(given.rows[i if len(given.rows) > 1 else 0], c), one, size)
-                for i in range(width)
-            ]
+            states, one = found.pop()
+            pulled = [adjoint.retreat(i, c, _at(given.rows, i, c), states, one) for i in range(width)]
             if c == plan.count - 1:
-                for total, each in zip(adjoint.weights, anchor, strict=True):
+                # The anchor that is handed on is the weights of the last period.
+                for total, each in zip(adjoint.weights, grads[width:], strict=False):
                     total.add_(each)
-            inputs[c], values[c] = pull(
-                plan.chain,
-                one.weights,
-                one.seen,
-                read[c],
-                [p for p, _ in pulled],
-                [x for _, x in pulled],
-                adjoint.weights,
-            )
+            back = read[c], [p for p, _ in pulled], [x for _, x in pulled]
+            inputs[c], values[c] = pull(plan.chain, states[0], one, *back, adjoint.weights)
     return Given(adjoint.weights, adjoint.traces, inputs, values, adjoint.rows)
-
-
-def _again(plan: _Plan, given: Given, start: Any, group: range) -> list[Kept]:
-    (weights, traces), kept = start, []
-    y = torch.empty_like(given.values)
-    for c in group:
-        weights, traces, one = plan.step(given, weights, traces, c, y)
-        kept.append(one)
-    return kept
