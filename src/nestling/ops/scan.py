@@ -80,7 +80,7 @@ def scan(
     assert example is not None
     dtype = next(iter(example.values())).dtype
     each = spread(gates, example, q, memory.retention)
-    if isinstance(path, Kernels) and not takes(path, memory, (going, fresh), q, each, marks):
+    if isinstance(path, Kernels) and not takes(path, memory, (going, fresh), (q, v), each, marks):
         path = "auto"
     with torch.autocast(q.device.type, enabled=False):
         args = (q.to(dtype), k.to(dtype), v.to(dtype), each)

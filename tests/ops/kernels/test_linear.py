@@ -40,31 +40,14 @@ EVERY = [
 ]
 
 
-@pytest.fixture
-def kernels() -> None:
-    pytest.importorskip("triton", reason="kernels need the package triton")
-
-
-@pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What kernels write to is full of NaN before: whatever they leave out shows."""
-
-    def fill(make):
-        return lambda *args, **options: make(*args, **options).fill_(float("nan"))
-
-    monkeypatch.setattr(torch, "empty_like", fill(torch.empty_like))
-    monkeypatch.setattr(torch.Tensor, "new_empty", fill(torch.Tensor.new_empty))
-
-
 @pytest.mark.parametrize(
     ("memory", "length", "block"),
     [
         (Memory(Matrix()), 1, 64),
         (Memory(Matrix()), 18, 16),
-        (Memory(Matrix(), L2(), Delta(), read_at="commit"), 17, 16),
         (Memory(Matrix(), L2(), Delta(), period=16), 17, 16),
         (Memory(Matrix(), L2(), period=10, read_at="commit"), 17, 16),
-        (Memory(Matrix(), DotProduct(), Erase()), 48, 47),
+        (Memory(Matrix(), DotProduct(), Erase(), read_at="commit"), 48, 47),
     ],
     ids=repr,
 )
@@ -189,7 +172,7 @@ def test_kernels_equal_their_twin(length, read, lone, kernels, poisoned):
 @pytest.mark.parametrize(
     ("memory", "path", "message"),
     [
-        (Memory(MLP()), Kernels(), "kernels are for Matrix"),
+        (Memory(MLP(depth=3)), Kernels(), "kernels are for Matrix"),
         (Memory(Matrix(), rule=Chain((Descend(), Momentum()))), Kernels(), "kernels are for Matrix"),
         (Memory(Matrix(), period=65), Kernels(), "period of at most 64 tokens, got 65"),
         (Memory(Matrix()), Kernels(block=128), "block of 1 to 64 tokens, got 128"),

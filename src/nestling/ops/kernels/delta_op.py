@@ -16,11 +16,6 @@ from torch import Tensor
 from nestling.ops.kernels.delta import READS, Cut, LinearTokens
 from nestling.ops.kernels.launch import on, tile_of
 
-WIDEST = 128
-"""Numbers of a key: a program holds the keys of a chunk."""
-LONGEST = 64
-"""Tokens of a chunk: a program holds a table of each with each."""
-
 
 def linear_chunks(tokens: LinearTokens, start: Tensor, cut: Cut) -> tuple[Tensor, Tensor, Tensor]:
     """``delta.twin`` by kernels: outputs, the weights after the last token and those at the start of the last chunk.
@@ -112,11 +107,12 @@ class _Launch:
     @property
     def tiles(self) -> tuple[int, int, int]:
         """C, and powers of two for the keys and for some of the values"""
-        return tile_of(self.cut.chunk), tile_of(self.keys), min(tile_of(self.values), 64)
+        return tile_of(self.cut.chunk), tile_of(self.keys), min(tile_of(self.values), 32)
 
     @property
     def warps(self) -> dict[str, int]:
-        return {"num_warps": 4 if tile_of(self.keys) <= 64 else 8}
+        # What fits the registers of an SM at these tiles, by the compiler's count of what is spilt.
+        return {"num_warps": 4 if self.tiles[0] == 16 else 8}
 
     @property
     def columns(self) -> int:

@@ -11,6 +11,11 @@ from torch import Tensor
 
 from nestling.errors import NestlingError
 
+LONGEST = 64
+"""Tokens of a chunk, at most: a program holds a table of each with each."""
+WIDEST = 128
+"""Numbers of a key, at most: a program holds the keys of a chunk."""
+
 
 def check(device: torch.device) -> None:
     """Can kernels run on ``device``? On a GPU, or anywhere under Triton's interpreter (``TRITON_INTERPRET=1``), which is slow.

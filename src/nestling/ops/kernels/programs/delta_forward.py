@@ -90,7 +90,15 @@ def table(rows, columns, inside):
 
 
 @triton.jit
-def inverse(L, BLOCKS: tl.constexpr):
+def merge(a, b, like):
+    """The product of float32 factors, as exact as what ``like`` will hold needs."""
+    if like.dtype == tl.float32:
+        return tl.dot(a, b, input_precision="tf32x3")
+    return tl.dot(a, b, input_precision="tf32")
+
+
+@triton.jit
+def inverse(L, like, BLOCKS: tl.constexpr):
     """(I + L)⁻¹ for L strictly lower triangular, in blocks of 16.
 
     With E the inverse of the blocks on the diagonal, by forward substitution, and M = E times what stands below them, M⁴ = 0 and
@@ -110,10 +118,10 @@ def inverse(L, BLOCKS: tl.constexpr):
     whole = tl.reshape(tl.where((r[:, None] // 16 == block[None, :])[:, :, None], wide, 0.0), (C, C))
     if BLOCKS > 1:
         under = tl.where(r[:, None] // 16 == r[None, :] // 16, 0.0, L)
-        M = tl.dot(whole, under, input_precision="tf32x3")
-        whole -= tl.dot(M, whole, input_precision="tf32x3")
+        M = merge(whole, under, like)
+        whole -= merge(M, whole, like)
         if BLOCKS > 2:
-            whole += tl.dot(tl.dot(M, M, input_precision="tf32x3"), whole, input_precision="tf32x3")
+            whole += merge(merge(M, M, like), whole, like)
     return whole
 
 
@@ -138,7 +146,7 @@ def prepare(given, solved, sizes, C: tl.constexpr, BK: tl.constexpr, BV: tl.cons
     frozen = tl.load(given.frozen + at + rows, mask=live, other=0.0)
     log = tl.load(given.log + at + rows, mask=live, other=0.0)
     overlaps, before, _, earlier = system(k, now, log, C)
-    A = inverse(now[:, None] * overlaps * before, C // 16)
+    A = inverse(now[:, None] * overlaps * before, k, C // 16)
     seen = (now * tl.exp(earlier) + frozen)[:, None] * k.to(tl.float32)
     put(solved.keys + place * sizes.keys, slots, full, columns, sizes.keys, dot(A, seen, k))
     if KEEP:
