@@ -111,8 +111,10 @@ class Optimizer(torch.optim.Optimizer, ABC):
                 _check_finite(group)
             self._check_ready(group)
         for group in self.param_groups:
-            for parameters in portions([p for p in group["params"] if p.grad is not None]):
-                self._write(parameters, group)
+            parameters = [p for p in group["params"] if p.grad is not None]
+            names, _ = layout(self.rule(group))
+            for some in portions(parameters) if names else (parameters,):  # nothing is made on the way to W − η g
+                self._write(some, group)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -155,10 +157,10 @@ class Optimizer(torch.optim.Optimizer, ABC):
         if not parameters:
             return
         rule, gates = self.rule(group), self.gates(group)
-        for parameter in parameters:
+        names, shape = layout(rule)
+        for parameter in parameters if names else ():
             if not self.state[parameter]:
                 self.state[parameter] = self.start(parameter, group)
-        names, shape = layout(rule)
         columns = [Column(self.state[parameter][name] for parameter in parameters) for name in names]
         state = pytree.tree_unflatten(columns, shape)
         wide = [torch.promote_types(p.dtype, torch.float32) for p in parameters]
@@ -242,11 +244,12 @@ def portions(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
     [2, 2, 1]
     """
     run: list[Tensor] = []
+    entries = 0
     for parameter in parameters:
-        full = sum(p.numel() for p in run) + parameter.numel() > PORTION
-        if run and full and parameter.device.type == "cpu":
+        entries += parameter.numel()
+        if run and entries > PORTION and parameter.device.type == "cpu":
             yield run
-            run = []
+            run, entries = [], parameter.numel()
         run.append(parameter)
     if run:
         yield run
