@@ -37,7 +37,7 @@ lint: $(READY) ## style, format, types and import floors
 	$(BIN)/lint-imports --no-logo
 
 bench: $(READY) ## tokens per second and peak memory of every path
-	$(BIN)/python -m benchmarks.scan $(ARGS)
+	$(BIN)/nestling bench paths $(ARGS)
 
 bench-optim: $(READY_BENCH) ## the optimizers: a toy, forgetting, a tuned comparison, going on; what is in the results is kept
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.optim $(ARGS)

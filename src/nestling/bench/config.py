@@ -1,9 +1,11 @@
-"""What a benchmark of recipes is: one frozen value for the command line. Nothing here may import torch."""
+"""What a benchmark is: one frozen value for the command line. Nothing here may import torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import math
+import re
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from nestling.errors import NestlingError
 
@@ -51,3 +53,76 @@ class BenchConfig:
     def settings(self) -> dict[str, Any]:
         """What the figures depend on."""
         return {name: value for name, value in vars(self).items() if name not in ("recipes", "out", "page")}
+
+
+Path = Literal["reference", "chunk", "compiled", "commit", "plain", "dgd", "linear", "exact", "peer"]
+"""What computes a memory layer; see ``nestling.bench.cells``."""
+
+What = Literal["forward", "training", "decode", "stream"]
+"""Over T tokens at once, the same with the backward pass, T calls of one token, and T tokens in calls of 512 with the state carried."""
+
+
+@dataclass(frozen=True)
+class PathsConfig:
+    """One memory layer, every way to compute it: each cell in a fresh process, after parity passed there, rivals one after another.
+
+    >>> PathsConfig(lengths=(512,)).repeats
+    5
+    """
+
+    paths: tuple[Path, ...] = ("reference", "chunk", "compiled", "commit")
+    """Ways to compute the layer."""
+    whats: tuple[What, ...] = ("forward", "training", "decode")
+    """What is timed."""
+    heads: tuple[int, ...] = (1, 2, 4)
+    """Memories side by side; each is dim / heads wide."""
+    chunks: tuple[int, ...] = (16, 64)
+    """Tokens between commits."""
+    lengths: tuple[int, ...] = (1024, 2048, 4096)
+    """Tokens T of a sequence."""
+    dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32",)
+    """Precision of the layer's weights and inputs."""
+    dim: int = 384
+    """Width of the layer."""
+    batch: int = 1
+    """Sequences side by side."""
+    device: str = "cpu"
+    """Where."""
+    threads: int = 1
+    """Of a processor; more than one stalls where another program wants the core."""
+    repeats: int = 5
+    """Runs of each cell after one to warm up; the median counts."""
+    rounds: int = 1
+    """How often all of them are run, in turns."""
+    budget: float = 20
+    """Seconds after which no further run of a cell is begun."""
+    limit: float = 120
+    """Seconds that a run may take: where a shorter length says that it would take longer, it is not begun."""
+    seconds: float = math.inf
+    """Seconds after which no further cell is begun; the same command goes on where it stopped."""
+    gib: float = 20
+    """Address space of a process."""
+    base: str | None = None
+    """A git revision whose paths are measured beside the present ones."""
+    peer_python: str | None = None
+    """An interpreter that has titans-pytorch 0.5.5 (and torch), for the path ``peer``."""
+    out: str = "benchmarks/results"
+    """Folder of the tables, figures and plots, named by machine and date; what is measured there already is not measured again."""
+    seed: int = 0
+    """Of weights and inputs."""
+
+    def __post_init__(self) -> None:
+        usual = {each.name: each.default for each in fields(PathsConfig)}
+        for name in ("dim", "batch", "threads", "repeats", "rounds"):
+            if vars(self)[name] < 1:
+                raise NestlingError(f"{name} must be at least 1, got {vars(self)[name]}: use {usual[name]}.")
+        for name in ("paths", "whats", "heads", "chunks", "lengths", "dtypes"):
+            if not vars(self)[name]:
+                raise NestlingError(f"{name} is empty: give at least one, as {usual[name]}.")
+        for heads in self.heads:
+            if self.dim % heads:
+                raise NestlingError(f"dim {self.dim} is not divisible by {heads} heads: use {usual['heads']}.")
+        if self.base is not None and re.fullmatch(r"[\w./~^@{}-]+", self.base) is None:
+            raise NestlingError(f"base is {self.base!r}: give a git revision, as HEAD~1.")
+        if "peer" in self.paths and self.peer_python is None:
+            raise NestlingError("path 'peer' needs an interpreter that has titans-pytorch: give --peer-python PATH.")

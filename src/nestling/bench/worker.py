@@ -1,0 +1,241 @@
+"""One cell in a process of its own: ``python -P worker.py '<cell as JSON>'`` prints its figures as a line of JSON.
+
+A process of its own, because a compiler's or an allocator's past would count. The peer and other revisions run here too, under an
+interpreter or a path that has them; so nothing of ours is imported before it is needed, and only names that stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TOLERANCES = {"float32": 1e-3, "bfloat16": 1e-1}
+"""Of what is compiled, and of half precision: relative, norm against norm, outer gradients too"""
+
+PRODUCTS = ("mm", "dot", "linear", "conv")
+MOVES = ("copy", "cat", "clone", "contiguous", "fill", "zero", "empty", "stack", "index", "gather", "to")
+
+
+class Peak:
+    """The most memory that the process held since this object was made, beyond what it held then (MiB; None where unknown)."""
+
+    def __init__(self, device: str) -> None:
+        """Begin anew: what came before (imports, parity) does not count, nor may what it freed be taken again unseen."""
+        self.device, self.known = device, device != "cpu" or Path("/proc/self/clear_refs").exists()
+        if device != "cpu":
+            torch.cuda.reset_peak_memory_stats(device)
+            self.before = torch.cuda.memory_allocated(device) / 2**20
+        elif self.known:
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL("libc.so.6").malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")
+            self.before = _status("VmRSS")
+
+    def mib(self) -> float | None:
+        """The peak so far."""
+        if not self.known:
+            return None
+        now = _status("VmHWM") if self.device == "cpu" else torch.cuda.max_memory_allocated(self.device) / 2**20
+        return now - self.before
+
+
+def _status(field: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+def ours(cell: dict[str, Any]) -> Any:
+    """The layer of ``cell["path"]``."""
+    from nestling import core
+    from nestling.nn import MemoryLayer
+    from nestling.ops import Chunk, Reference
+
+    body, chunk = core.Residual(core.Normed(core.MLP(expand=4, depth=2))), cell["chunk"]
+    titans = core.Chain((core.Descend(), core.Momentum()))
+    once = core.Chain((core.Descend(), core.Every(chunk, core.Momentum())))
+    plain, squared = core.Descend(), core.L2()
+    memory = {
+        "commit": core.Memory(body, squared, core.Decay(), once, chunk, "commit"),
+        "plain": core.Memory(body, squared, core.Decay(), plain, chunk),
+        "dgd": core.Memory(body, squared, core.UnitDelta(), plain, chunk),
+        "linear": core.Memory(core.Matrix(), squared, core.Decay(), plain, chunk),
+        "exact": core.Memory(core.Matrix(), core.DotProduct(), core.Erase(), plain, chunk),
+    }.get(cell["path"], core.Memory(body, squared, core.Decay(), titans, chunk))
+    fast = Chunk(block=chunk, compiled=cell["path"] == "compiled")
+    return MemoryLayer(cell["dim"], cell["heads"], memory, path=Reference() if cell["path"] == "reference" else fast)
+
+
+def peer(cell: dict[str, Any]) -> Any:
+    """The PyPI package titans-pytorch, weights advancing every chunk."""
+    from titans_pytorch import NeuralMemory  # type: ignore[import-not-found]
+
+    dim, heads, chunk = cell["dim"], cell["heads"], cell["chunk"]
+    return NeuralMemory(dim=dim, heads=heads, dim_head=dim // heads, chunk_size=chunk, batch_size=chunk)
+
+
+def parity(layer: Any, cell: dict[str, Any]) -> tuple[float, float, float]:
+    """(largest relative difference of outputs and outer gradients from the reference, what it may be, seconds of the first run)."""
+    from nestling.ops import Reference
+
+    whole = cell["path"] == "compiled" or cell["dtype"] != "float32"
+    dtype = getattr(torch, cell["dtype"]) if whole else torch.float64
+    # What is compiled has one shape of block; a padded one would be compiled anew.
+    length = 2 * cell["chunk"] if cell["path"] == "compiled" else cell["chunk"] + 5
+    x, weight = torch.randn(2, 1, length, cell["dim"], dtype=torch.float64).to(cell["device"]).unbind(0)
+    fast, start = layer.path, next(layer.parameters()).dtype
+
+    def answer(path: Any, dtype: torch.dtype) -> list[Tensor]:
+        layer.to(dtype)
+        layer.path = path
+        layer.zero_grad()
+        y, _ = layer(x.to(dtype))
+        (y * weight.to(dtype)).sum().backward()
+        return [y.detach().double(), *(p.grad.double() for p in layer.parameters() if p.grad is not None)]
+
+    begin = time.perf_counter()
+    got = answer(fast, dtype)
+    first = time.perf_counter() - begin
+    expected = answer(Reference(), torch.float32 if whole else torch.float64)
+    layer.zero_grad(set_to_none=True)
+    layer.to(start)
+    layer.path = fast
+    worst = max(float((a - b).norm() / b.norm().clamp_min(1e-12)) for a, b in zip(got, expected, strict=True))
+    return worst, TOLERANCES[cell["dtype"]] if whole else 1e-8, first
+
+
+def ceiling(cell: dict[str, Any]) -> float:
+    """FLOP/s of a large matrix product of this precision: what this machine gives at this moment."""
+    size = 1024 if cell["device"] == "cpu" else 8192
+    a, b = torch.randn(2, size, size, dtype=getattr(torch, cell["dtype"]), device=cell["device"]).unbind(0)
+    seconds = timed(lambda: a @ b, {**cell, "repeats": 15, "budget": 2})[1]
+    return 2 * size**3 / statistics.median(seconds)
+
+
+def bandwidth(cell: dict[str, Any]) -> float:
+    """Bytes a second of a copy that no cache holds, reading and writing."""
+    source = torch.randn(2**25 if cell["device"] == "cpu" else 2**28, device=cell["device"])
+    target = torch.empty_like(source)
+    seconds = timed(lambda: target.copy_(source), {**cell, "repeats": 5, "budget": 2})[1]
+    return 2 * source.numel() * 4 / statistics.median(seconds)
+
+
+def timed(run: Callable[[], Any], cell: dict[str, Any]) -> tuple[float, list[float]]:
+    """Seconds of the first run, and of the others; fewer when the budget is spent."""
+
+    def once() -> float:
+        begin = time.perf_counter()
+        run()
+        if cell["device"] != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begin
+
+    first, seconds = once(), list[float]()
+    while len(seconds) < cell["repeats"] and (not seconds or first + sum(seconds) < cell["budget"]):
+        seconds.append(once())
+    return first, seconds
+
+
+def work(layer: Any, cell: dict[str, Any]) -> Callable[[], Any]:
+    """What one run does."""
+    dtype, length = getattr(torch, cell["dtype"]), cell["length"]
+    # Fresh tokens: on ones that repeat, a memory ends at a fixed point, and gradients at denormal numbers.
+    x = torch.randn(cell["batch"], length, cell["dim"], dtype=dtype, device=cell["device"])
+
+    def training() -> None:
+        layer.zero_grad()
+        layer(x)[0].square().mean().backward()
+
+    def pieces(size: int) -> Callable[[], None]:
+        def run() -> None:
+            state = None
+            for piece in x.split(size, 1):
+                _, state = layer(piece) if state is None else layer(piece, state=state)
+
+        return torch.no_grad()(run)
+
+    runs = {"training": training, "forward": pieces(length), "decode": pieces(1), "stream": pieces(512)}
+    return runs[cell["what"]]
+
+
+def breakdown(run: Callable[[], Any]) -> dict[str, float]:
+    """Seconds of one run by kind of operator; what the profiler itself costs counts as ``outside``."""
+    kinds = {"matrix products": 0.0, "moving": 0.0, "elementwise": 0.0}
+    begin = time.perf_counter()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run()
+    whole = time.perf_counter() - begin
+    for event in profile.key_averages():
+        name = event.key.removeprefix("aten::")
+        if event.key.startswith("aten::"):
+            is_product = any(part in name for part in PRODUCTS)
+            kind = "matrix products" if is_product else "moving" if name.startswith(MOVES) else "elementwise"
+            kinds[kind] += event.self_cpu_time_total / 1e6
+    return {**kinds, "outside": max(0.0, whole - sum(kinds.values()))}
+
+
+def measured(cell: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a cell, or why it has none."""
+    if cell["dtype"] == "bfloat16" and not _halves(cell["device"]):
+        return {"skipped": "no bfloat16 instructions here"}
+    layer = (peer(cell) if cell["source"] == "peer" else ours(cell)).to(cell["device"])
+    found: dict[str, Any] = {}
+    if cell["source"] != "peer" and cell["path"] != "reference":
+        worst, allowed, first = parity(layer, cell)
+        found |= {"parity": worst, "first": first}
+        if not worst <= allowed:
+            return {**found, "error": f"parity failed: {worst:.1e} > {allowed:.0e}"}
+    layer.to(getattr(torch, cell["dtype"]))
+    before, run = ceiling(cell), work(layer, cell)
+    peak = Peak(cell["device"])
+    warm, seconds = timed(run, cell)
+    found = {
+        "first": warm,
+        **found,
+        "seconds": seconds,
+        "peak_mib": peak.mib(),
+        "tokens": cell["batch"] * cell["length"],
+    }
+    found |= {"ceiling": (before + ceiling(cell)) / 2, "bandwidth": bandwidth(cell)}
+    if cell["what"] == "training" and cell["device"] == "cpu":
+        found["breakdown"] = breakdown(run)
+    return found
+
+
+def _halves(device: str) -> bool:
+    if device != "cpu":
+        return torch.cuda.is_bf16_supported()
+    flags = Path("/proc/cpuinfo")
+    return flags.exists() and any(name in flags.read_text() for name in ("avx512_bf16", "amx_bf16"))
+
+
+def main() -> int:
+    """Measure the cell given on the command line."""
+    cell = json.loads(sys.argv[1])
+    torch.set_num_threads(cell["threads"])
+    torch.manual_seed(cell["seed"])
+    if cell["device"] == "cpu" and sys.platform == "linux":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (int(cell["gib"] * 2**30),) * 2)
+    try:
+        found = measured(cell)
+    except (RuntimeError, MemoryError) as error:
+        if "memory" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        found = {"error": "out of memory"}
+    print(json.dumps(found), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
