@@ -14,8 +14,17 @@ from nestling.ops import Path, Reference, scan
 FLOAT32, BFLOAT16 = 1e-5, 1e-2
 
 
-def draw(memory: Memory, length: int, shape: tuple[int, int] = (1, 1), widths: tuple[int, int] = (16, 24)) -> Any:
-    """Initial weights, q, k, v and gates in float64, for ``shape`` = (batch, heads) and ``widths`` of keys and values."""
+def draw(
+    memory: Memory,
+    length: int,
+    shape: tuple[int, int] = (1, 1),
+    widths: tuple[int, int] = (16, 24),
+    strength: float = 1.0,
+) -> Any:
+    """Initial weights, q, k, v and gates in float64, for ``shape`` = (batch, heads) and ``widths`` of keys and values.
+
+    ``strength``: of learning and forgetting. A deep memory that forgets all it began with magnifies every rounding error.
+    """
     generator = torch.Generator().manual_seed(length)
 
     def normal(*sizes: int) -> Tensor:
@@ -27,7 +36,13 @@ def draw(memory: Memory, length: int, shape: tuple[int, int] = (1, 1), widths: t
     q, k = (torch.nn.functional.normalize(normal(*shape, length, widths[0]), dim=-1) for _ in range(2))
     shapes = memory.architecture.shapes(*widths)
     weights = {name: normal(shape[1], *each) * each[1] ** -0.5 for name, each in shapes.items()}
-    return weights, q, k, normal(*shape, length, widths[1]), Gates(gate(0.01, 0.4), gate(0.7, 1.0), gate(0.3, 0.9))
+    return (
+        weights,
+        q,
+        k,
+        normal(*shape, length, widths[1]),
+        Gates(strength * gate(0.01, 0.4), 1 - strength * gate(0.0, 0.3), gate(0.3, 0.9)),
+    )
 
 
 def answers(memory: Memory, given: Any, path: Path, like: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -56,20 +56,21 @@ def test_every_memory_at_every_length(memory, length, kernels, poisoned):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("products", "tolerance"), [(None, 2 * FLOAT32), (torch.bfloat16, BFLOAT16)])
+@pytest.mark.parametrize(("products", "tolerance"), [(None, 2 * FLOAT32), (torch.bfloat16, 2 * BFLOAT16)])
 @pytest.mark.parametrize(("width", "period"), [(64, 16), (64, 64), (128, 16)])
 @pytest.mark.parametrize("architecture", [MLP(4), Residual(Normed(MLP(4)))], ids=repr)
 @pytest.mark.parametrize("rule", [Descend(), TITANS], ids=repr)
 def test_real_shapes(architecture, rule, width, period, products, tolerance, poisoned):
     for read in ("current", "commit"):
         memory = Memory(architecture, L2(), Decay(), rule, period, read)
-        given = draw(memory, 1000, (2, 2), (width, width))
+        # About as strong as a layer's gates are before training
+        given = draw(memory, 1000, (2, 2), (width, width), strength=0.03)
         assert_path(memory, given, Kernels(products=products), torch.zeros((), device="cuda"), tolerance)
 
 
 def test_a_stream_goes_on_from_any_place(kernels):
     memory = Memory(Residual(Normed(MLP(1))), rule=TITANS, period=8)
-    weights, *tokens = tree.map(lambda x: x.float(), draw(memory, 27, widths=(16, 16)))
+    weights, *tokens = tree.map(lambda x: x.float(), draw(memory, 27, widths=(16, 16), strength=0.1))
     expected, whole = scan(memory, weights, *tokens)
     state, outputs = weights, []
     for cut in (slice(0, 16), slice(16, 19), slice(19, 27)):

@@ -117,7 +117,7 @@ def _backward(
                 tokens, each, plan.held(held), into_states, y, some, sizes, plan.form(looks=False), **plan.warps
             )
             weights = Weights(into_states, plan.held(back))
-            retrace[plan.grid](tokens, each, weights, into, some, sizes, plan.form(looks=True), **plan.warps)
+            retrace[plan.grid](tokens, each, weights, into, some, sizes, plan.back(), **plan.warps)
             if last:
                 back = [x.add_(more) for x, more in zip(back, anchors, strict=True)]
     return [*by, *back]
@@ -193,7 +193,7 @@ class _Plan:
 
     @property
     def warps(self) -> dict[str, int]:
-        return {"num_warps": 4 if self.size <= 16 else 8}
+        return {"num_warps": 8}
 
     @property
     def stride(self) -> int:
@@ -245,11 +245,15 @@ class _Plan:
 
         return Sizes(self.length, *self.widths, self.count, self.size)
 
-    def form(self, *, looks: bool) -> Any:
+    def form(self, *, looks: bool, units: int = 32) -> Any:
+        """``units``: hidden units at a time, of which more spill registers (counted by ``tests.ops.kernels.ahead``)"""
         from nestling.ops.kernels.programs.mlp_forward import Form
 
         keys, _, values = self.widths
-        tile, memory = tile_of(self.size), self.memory
-        shape = tile, tile_of(keys), 64 if tile == 16 else 32, tile_of(values)
-        normed = memory.eps is not None
+        memory, normed = self.memory, self.memory.eps is not None
+        shape = tile_of(self.size), tile_of(keys), units, tile_of(values)
         return Form(*shape, memory.eps or 0.0, normed, memory.residual, memory.momentum, memory.current, looks)
+
+    def back(self) -> Any:
+        """Of the way back, which holds twice as much"""
+        return self.form(looks=True, units=16)

@@ -23,7 +23,8 @@ class Kernels:
 
     ``block``: at most this many tokens at once, where a linear memory commits at every token; else a chunk is a period. ``products``:
     the type of the factors of matrix products, whose sums are float32; None takes that of the queries. Rows with padding, or that begin
-    documents or go on inside a period, take the path that "auto" does.
+    documents or go on inside a period, take the path that "auto" does; where there are marks or a state to go on from, a look at these
+    waits for the device.
     """
 
     block: int = 64
@@ -44,7 +45,7 @@ def takes(
     """
     _check(path, memory, states, tokens, gates)
     going = states[0]
-    if marks != Marks():
+    if marks.starts is not None or not (marks.valid is None or bool(marks.valid.all())):
         return False
     return going is None or memory.period == 1 or bool((going.phase % int(memory.period) == 0).all())
 
