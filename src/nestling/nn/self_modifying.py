@@ -17,6 +17,7 @@ from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
 from nestling.nn.norm import RMSNorm, unit, widened
 from nestling.nn.record import tell
 from nestling.nn.self_modifying_form import GATES, VECTORS, SelfForm, SelfRange, joined
+from nestling.nn.self_modifying_start import Starts, Tracking
 from nestling.nn.self_modifying_tokens import by_token, tokenwise
 from nestling.ops import Chunk, Marks, begin
 from nestling.ops.chunk import BlockState, Tokens, after, block, writes
@@ -88,7 +89,8 @@ class SelfModifying(Mixer):
         }
         used = (*form.adaptive, *form.static)
         self.bias = nn.ParameterDict({name: nn.Parameter(starts[name]) for name in GATES if name in used})
-        form.start(self.initial_projections, self.bias)
+        if isinstance(form.start, Tracking):
+            form.start(self._starts())
         self.norm = RMSNorm(width)
         self.gate = nn.Linear(dim, dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
@@ -99,6 +101,12 @@ class SelfModifying(Mixer):
         assert isinstance(made, Beside)
         each = {name: _widened(part) for name, part in self.initial_projections.items()}
         return _widened(self.initial), made.joined(each)
+
+    def _starts(self) -> Starts:
+        """The parameters that a start writes into; the form has seen to it that they are matrices."""
+        makers = {name: part["w1"] for name, part in self.initial_projections.items()}  # type: ignore[index]
+        queries = self.static["q"].unflatten(0, (self.heads, -1)) if "q" in self.static else makers["q"]
+        return Starts(self.initial["w1"], makers, queries, dict(self.bias.items()))
 
     def initial_state(self, batch: int) -> SelfModifyingState:
         """Empty convolution, initial memories."""

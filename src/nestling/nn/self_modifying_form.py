@@ -170,11 +170,11 @@ class SelfForm:
             self._starts_as_matrices()
 
     def _starts_as_matrices(self) -> None:
-        linear = self.projections == self.gates == Matrix() and {"k", "v", "η"} <= set(self.adaptive)
-        if not linear:
+        parts = (self.memory, self.projections, self.gates)
+        if parts != (Matrix(),) * 3 or not {"k", "v", "η"} <= set(self.adaptive):
             raise NestlingError(
-                "heads begin to count where k, v and η are matrices that are written, got "
-                f"adaptive={self.adaptive!r}, projections={self.projections!r}, gates={self.gates!r}: use projections=Matrix()."
+                "heads begin to count where the memory, k, v and η are matrices that are written, got "
+                f"adaptive={self.adaptive!r}, memory and makers {parts!r}: use memory=Matrix(), projections=Matrix()."
             )
 
     def made(self, width: int) -> Beside:

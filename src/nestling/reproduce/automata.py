@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nestling.core import Delta, Level, Matrix
 from nestling.data import IGNORED
@@ -20,7 +21,8 @@ from nestling.data.synthetic.automata import LANGUAGES, Task, task, vocabulary
 from nestling.errors import NestlingError
 from nestling.eval.automata import accuracy
 from nestling.models import LM
-from nestling.nn import FixedDecay, Scaled, SelfForm, SelfRange, Tracking, Within
+from nestling.nn import FixedDecay, Scaled, SelfForm, SelfModifying, SelfRange, Tracking, Within
+from nestling.ops import Chunk
 from nestling.recipes import build
 from nestling.reproduce.config import AutomataConfig
 from nestling.train.config import OptimizerConfig
@@ -110,10 +112,17 @@ class Cell:
 def train(contender: Contender, language: str, seed: int, config: AutomataConfig, made: Task) -> Iterator[Point]:
     """Train a fresh model and ask it now and then; ends when both bins are at 100 %.
 
-    AdamW with warm-up and cosine; cross entropy of the class after every symbol. The seed sets weights and order.
+    AdamW with warm-up and cosine; cross entropy of the class after every symbol. What is asked is the average of the last weights.
+    The seed sets weights and order.
     """
     torch.manual_seed(seed)
     model = contender.build(vocabulary(LANGUAGES[language]))
+    # w̄ₜ = average w̄ₜ₋₁ + (1 - average) wₜ
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
+    asked = cast(LM, average.module)
+    for layer in model.modules():
+        if isinstance(layer, SelfModifying):
+            layer.path = Chunk(compiled=config.compile)
     schedule = OptimizerConfig(lr=config.lr, weight_decay=0.01, floor=0.03)
     optimizer = optimizer_of(model, schedule)
     order = torch.Generator().manual_seed(seed)
@@ -127,8 +136,9 @@ def train(contender: Contender, language: str, seed: int, config: AutomataConfig
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
         optimizer.step()
+        average.update_parameters(model)
         if step % config.every == 0 or step == steps:
-            near, far = (accuracy(model, words) for words in made.bins)
+            near, far = (accuracy(asked, words) for words in made.bins)
             point = Point(step, loss.item(), (near, far))
             yield point
             if point.solved or not math.isfinite(point.loss):
@@ -168,7 +178,9 @@ def run(config: AutomataConfig, tell: Callable[[str], None] = lambda line: None)
 def settings(config: AutomataConfig, contender: Contender) -> dict[str, Any]:
     """What a cell depends on, as JSON: the budget, and the source of the model's configuration."""
     budget = {
-        name: value for name, value in asdict(config).items() if name in ("steps", "batch", "lr", "every", "asked")
+        name: value
+        for name, value in asdict(config).items()
+        if name in ("steps", "batch", "lr", "average", "every", "asked")
     }
     return {**budget, "model": repr(contender.build(2).config)}
 

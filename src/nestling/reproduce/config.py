@@ -30,10 +30,14 @@ class AutomataConfig:
     """Words in a batch."""
     lr: float = 4e-3
     """Learning rate after the warm-up."""
+    average: float = 0.97
+    """What is asked is the average of the weights over about 1 / (1 - average) steps; 0: the weights themselves."""
     every: int = 100
     """Steps between two evaluations on both bins."""
     asked: int = 2000
     """Words of each bin that are asked about, where a language has as many."""
+    compile: bool = False
+    """Self-modifying memories through ``torch.compile`` while they are trained: some five times as fast, needs a C++ compiler."""
 
     def __post_init__(self) -> None:
         for name in ("seeds", "steps", "batch", "every", "asked"):
@@ -41,5 +45,7 @@ class AutomataConfig:
                 raise NestlingError(f"{name} must be at least 1, got {vars(self)[name]}.")
         if not 0 < self.lr < math.inf:
             raise NestlingError(f"lr must be positive, got {self.lr}: use 0.004.")
+        if not 0 <= self.average < 1:
+            raise NestlingError(f"average must be at least 0 and below 1, got {self.average}: use 0.97.")
         if self.out == "":
             raise NestlingError("out must be a folder, got '': use runs/automata.")

@@ -18,7 +18,8 @@ def markdown(cells: Sequence[Cell], config: AutomataConfig, machine: str) -> str
             "",
             "Words read without a mistake, percent: bin 0 (sizes up to 50, as in training) / bin 1 (51 to 100), the mean over "
             f"seeds {seeds} and, where they differ, (lowest to highest). {min(sizes):,} to {max(sizes):,} parameters, "
-            f"{config.steps} steps (Shuffle-2: twice as many) of {config.batch} words, AdamW at {config.lr:g}. {machine}.",
+            f"{config.steps} steps (Shuffle-2: twice as many) of {config.batch} words, AdamW at {config.lr:g}, "
+            f"weights averaged by {config.average:g}. {machine}.",
             "",
             "As in the benchmark (Irie et al. 2023), a run ends when both bins are at 100, and its best evaluation counts:",
             "",
