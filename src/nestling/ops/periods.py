@@ -24,7 +24,7 @@ from nestling.core import L2, Decay, Descend, Gates, Memory, MemoryState, Weight
 from nestling.errors import NestlingError
 from nestling.ops.channels import by_channel
 from nestling.ops.chunk import rule_state, traces
-from nestling.ops.coefficients import Ends, ends, momentum, once
+from nestling.ops.coefficients import Carried, Ends, ends, momentum, once
 from nestling.ops.fold import dot
 from nestling.ops.layers import Layers, Seen, evaluate, layers, pull
 from nestling.ops.once import GATHERED
@@ -146,6 +146,33 @@ def _stored(given: Given, stride: int | None) -> tuple[int, bool]:
 
 
 @dataclass(frozen=True)
+class _Period:
+    """What one period is given; the rows of each weight with dimensions as the weights have: (N, 1, 1), (N, C, 1)."""
+
+    inputs: Tensor
+    values: Tensor
+    rows: list[Ends]
+
+
+def _split(given: Given) -> list[_Period]:
+    """All periods; their tensors are views, made at once."""
+    rows = []
+    for row in given.rows:
+        leaves, rebuild = tree.flatten(row)
+        columns = [(leaf[..., None, None] if leaf.dim() == 2 else leaf[..., None]).unbind(0) for leaf in leaves]
+        rows.append([rebuild(each) for each in zip(*columns, strict=True)])
+    rows *= len(given.weights) if len(rows) == 1 else 1
+    given_to = zip(given.inputs.unbind(0), given.values.unbind(0), zip(*rows, strict=True), strict=True)
+    return [_Period(inputs, values, list(each)) for inputs, values, each in given_to]
+
+
+def _joined(rows: list[list[Ends]], shared: bool) -> list[Ends]:
+    """The derivatives by the rows of each weight (one for all, where they are ``shared``), from those of each period, last first."""
+    joined = [tree.map(lambda *leaves: torch.stack(leaves[::-1]), *each) for each in zip(*rows, strict=True)]
+    return [tree.map(lambda *leaves: torch.stack(leaves).sum(0), *joined)] if shared else joined
+
+
+@dataclass(frozen=True)
 class _Plan:
     chain: Layers
     rebuild: Callable[[Sequence[Tensor]], Given]
@@ -162,42 +189,35 @@ class _Plan:
         size, states = given.values.shape[-2], (given.weights, given.traces)
         y = given.values.new_empty(self.count, given.values.shape[1], size, given.weights[-1].shape[-2])
         anchor = given.weights
-        for c in range(self.count):
+        for c, period in enumerate(_split(given)):
             if kept is not None and c % self.stride == 0:
                 kept[0].append(states)
             anchor = states[0]
-            y[c], one = evaluate(self.chain, anchor, given.inputs[c], given.values[c])
+            y[c], one = evaluate(self.chain, anchor, period.inputs, period.values)
             if kept is not None and self.keeps:
                 kept[1].append(one)
-            states = _advanced(given.rows, c, states, one)
+            states = _advanced(period.rows, states, one)
         return y, *states[0], *(each.clone() for each in anchor), *states[1]
 
-    def again(self, given: Given, states: States, seen: list[Seen], group: range) -> list[tuple[States, Seen]]:
+    def again(
+        self, periods: list[_Period], states: States, seen: list[Seen], group: range
+    ) -> list[tuple[States, Seen]]:
         """The states at the starts of the periods of a group, and what the periods computed."""
         found = []
         for c in group:
-            one = seen[c] if seen else evaluate(self.chain, states[0], given.inputs[c], given.values[c])[1]
+            one = seen[c] if seen else evaluate(self.chain, states[0], periods[c].inputs, periods[c].values)[1]
             found.append((states, one))
             if c + 1 < group.stop:
-                states = _advanced(given.rows, c, states, one)
+                states = _advanced(periods[c].rows, states, one)
         return found
 
 
-def _at(rows: list[Ends], i: int, c: int) -> Ends:
-    return tree.map(lambda leaf: leaf[c], rows[i if len(rows) > 1 else 0])
-
-
-def _spread(factor: Tensor) -> Tensor:
-    return factor[:, None, None]
-
-
-def _advanced(rows: list[Ends], c: int, states: States, seen: Seen) -> States:
-    """The states after period c."""
+def _advanced(rows: list[Ends], states: States, seen: Seen) -> States:
+    """The states after a period."""
     weights, traces = [], []
-    for i, weight in enumerate(states[0]):
+    for i, (row, weight, pairs) in enumerate(zip(rows, states[0], seen.cotangents, strict=True)):
         trace = states[1][i] if states[1] else None
-        pairs = seen.cotangents[i]
-        after, moved = _folded(_at(rows, i, c), weight, trace, pairs, seen.inputs[i][:, -pairs.shape[-2] :])
+        after, moved = _folded(row, weight, trace, pairs, seen.inputs[i][:, -pairs.shape[-2] :])
         weights.append(after)
         traces += [] if moved is None else [moved]
     return weights, traces
@@ -210,16 +230,16 @@ def _folded(
     after = None
     if trace is not None and row.carried is not None:
         # S' = μS + Σⱼ nⱼ δⱼxⱼᵀ
-        after = (trace * _spread(row.carried.start)).baddbmm_((row.carried.writes[..., None] * pairs).mT, inputs)
+        after = (trace * row.carried.start).baddbmm_((row.carried.writes * pairs).mT, inputs)
         if row.writes is None:
             # W' = βW + S'
-            return torch.addcmul(after, weight, _spread(row.start)), after
+            return torch.addcmul(after, weight, row.start), after
     # W' = βW + fS + Σⱼ gⱼ δⱼxⱼᵀ
-    moved = weight * _spread(row.start)
+    moved = weight * row.start
     if trace is not None and row.trace is not None:
-        moved.addcmul_(trace, _spread(row.trace))
+        moved.addcmul_(trace, row.trace)
     assert row.writes is not None
-    return moved.baddbmm_((row.writes[..., None] * pairs).mT, inputs), after
+    return moved.baddbmm_((row.writes * pairs).mT, inputs), after
 
 
 @dataclass(frozen=True)
@@ -228,41 +248,40 @@ class _Adjoint:
 
     weights: list[Tensor]
     traces: list[Tensor]
-    rows: list[Ends]
 
-    def retreat(self, i: int, c: int, row: Ends, states: States, seen: Seen) -> tuple[Tensor, Tensor]:
-        """(δ̄, x̄) of one weight in period c; its W̄', S̄' become βW̄' (to which the reads are still to be added) and S̄."""
-        weight, by_weight, into = states[0][i], self.weights[i], _at(self.rows, i, c)
-        pairs = seen.cotangents[i]
+    def retreat(self, i: int, row: Ends, states: States, seen: Seen) -> tuple[Tensor, Tensor, Ends]:
+        """(δ̄, x̄, derivatives by the row) of one weight in a period; W̄', S̄' become βW̄' (the reads are still to be added) and S̄."""
+        weight, by_weight, pairs = states[0][i], self.weights[i], seen.cotangents[i]
         inputs = seen.inputs[i][:, -pairs.shape[-2] :]
-        into.start.add_(dot(by_weight, weight))
-        sums = [] if row.writes is None or into.writes is None else [(by_weight, row.writes, into.writes)]
-        if row.carried is not None and into.carried is not None:
-            trace, by_trace = states[1][i], self.traces[i]
-            if row.writes is None:
-                by_trace.add_(by_weight)
-            into.carried.start.add_(dot(by_trace, trace))
-            sums.append((by_trace, row.carried.writes, into.carried.writes))
-        found = [_pulled(pairs, inputs, *each) for each in sums]
-        if row.carried is not None:
-            # S̄ = μS̄' + fW̄'
-            by_trace.mul_(_spread(row.carried.start))
-            if row.trace is not None and into.trace is not None:
-                into.trace.add_(dot(by_weight, trace))
-                by_trace.addcmul_(by_weight, _spread(row.trace))
-        by_weight.mul_(_spread(row.start))
-        (cotangent, below), *others = found
-        for more in others:
-            cotangent.add_(more[0])
-            below.add_(more[1])
-        return cotangent, below
+        start = dot(by_weight, weight)
+        if row.carried is None:
+            assert row.writes is not None
+            cotangent, below, writes = _pulled(pairs, inputs, by_weight, row.writes)
+            by_weight.mul_(row.start)
+            return cotangent, below, Ends(start, writes)
+        trace, by_trace = states[1][i], self.traces[i]
+        gates: tuple[Tensor | None, Tensor | None] = (None, None)
+        if row.writes is None:
+            by_trace.add_(by_weight)
+        carried = dot(by_trace, trace)
+        cotangent, below, shares = _pulled(pairs, inputs, by_trace, row.carried.writes)
+        # S̄ = μS̄' + fW̄'
+        by_trace.mul_(row.carried.start)
+        if row.writes is not None and row.trace is not None:
+            more, further, writes = _pulled(pairs, inputs, by_weight, row.writes)
+            cotangent.add_(more)
+            below.add_(further)
+            gates = writes, dot(by_weight, trace)
+            by_trace.addcmul_(by_weight, row.trace)
+        by_weight.mul_(row.start)
+        return cotangent, below, Ends(start, *gates, Carried(carried, shares))
 
 
-def _pulled(pairs: Tensor, inputs: Tensor, back: Tensor, share: Tensor, into: Tensor) -> tuple[Tensor, Tensor]:
-    """Through Σⱼ gⱼ δⱼxⱼᵀ, with p = g ⊙ δ:  p̄ = x W̄'ᵀ,  δ̄ = g ⊙ p̄,  x̄ = p W̄',  and ḡ = ⟨δ, p̄⟩ is added ``into``."""
+def _pulled(pairs: Tensor, inputs: Tensor, back: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Through Σⱼ gⱼ δⱼxⱼᵀ, with p = g ⊙ δ:  p̄ = x W̄'ᵀ;  δ̄ = g ⊙ p̄,  x̄ = p W̄',  ḡ = ⟨δ, p̄⟩."""
     pulled = torch.bmm(inputs, back.mT)
-    into.add_((pulled * pairs).sum(-1))
-    return pulled.mul_(share[..., None]), torch.bmm(share[..., None] * pairs, back)
+    by_share = (pulled * pairs).sum(-1)
+    return pulled.mul_(share), torch.bmm(share * pairs, back), by_share
 
 
 class _Periods(torch.autograd.Function):
@@ -293,17 +312,21 @@ def _backward(
 ) -> Given:
     width, (starts, seen) = len(given.weights), kept
     grads = [each.clone() for each in after]
-    adjoint = _Adjoint(grads[:width], grads[2 * width :], tree.map(torch.zeros_like, given.rows))
+    adjoint = _Adjoint(grads[:width], grads[2 * width :])
     inputs, values = torch.empty_like(given.inputs), torch.empty_like(given.values)
+    periods, rows = _split(given), []
     for start, group in reversed(list(zip(starts, plan.groups(), strict=True))):
-        found = plan.again(given, start, seen, group)
+        found = plan.again(periods, start, seen, group)
         for c in reversed(group):
             states, one = found.pop()
-            pulled = [adjoint.retreat(i, c, _at(given.rows, i, c), states, one) for i in range(width)]
+            cotangents, below, row = zip(
+                *(adjoint.retreat(i, each, states, one) for i, each in enumerate(periods[c].rows)), strict=True
+            )
+            rows.append(list(row))
             if c == plan.count - 1:
                 # The anchor that is handed on is the weights of the last period.
                 for total, each in zip(adjoint.weights, grads[width:], strict=False):
                     total.add_(each)
-            back = read[c], [p for p, _ in pulled], [x for _, x in pulled]
+            back = read[c], list(cotangents), list(below)
             inputs[c], values[c] = pull(plan.chain, states[0], one, *back, adjoint.weights)
-    return Given(adjoint.weights, adjoint.traces, inputs, values, adjoint.rows)
+    return Given(adjoint.weights, adjoint.traces, inputs, values, _joined(rows, len(given.rows) < width))
