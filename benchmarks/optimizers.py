@@ -1,12 +1,13 @@
 """What a step of each optimizer costs, beside torch's, on the matrices of a transformer of 50M parameters, in one process.
 
-    python -m benchmarks.optimizers           about ten minutes on one core
-    python -m benchmarks.optimizers --quick   3M parameters, a minute
+    python -m benchmarks.optimizers             about twelve minutes on one core
+    python -m benchmarks.optimizers entries     one of the tables
+    python -m benchmarks.optimizers --quick     3M parameters, a minute
 
 All optimizers move the same weights with the same gradients, each with its own state; rivals of a table take turns, a step each
 a round, and a row is the median of its rounds. What does something once in a period (M3, Shampoo, SOAP) is run with period 2, so
 that every other step is a dear one, and its row is the mean over its own period. Parity with torch is checked before. Writes
-``benchmarks/results/optimizers-<machine>-<date>.md`` and the raw figures beside it.
+``benchmarks/results/optimizers-<table>-<machine>-<date>.md`` and the raw figures beside it.
 """
 
 from __future__ import annotations
@@ -78,8 +79,11 @@ def unchecked(make: Callable[..., torch.optim.Optimizer]) -> Callable[[nn.Module
     return lambda model: make([{"params": list(model.parameters()), "error_if_nonfinite": False}], lr=1e-5)
 
 
+ROUNDS = {"entries": 15, "matrices": 5}
+
+
 def tables() -> dict[str, list[Contender]]:
-    """Rivals that take turns."""
+    """Rivals that take turns: optimizers that move entry by entry, and those of matrices and layers."""
     theirs, each = torch.optim, {"foreach": True}
     wide = {"period": 2, "widest": (1024, 1024)}
     entries = [
@@ -107,7 +111,7 @@ def tables() -> dict[str, list[Contender]]:
         Contender("SOAP", of(optim.SOAP, **wide), "Muon", 10),
         Contender("DGD", lambda model: optim.DGD(model.parameters(), 1e-5, model), "Muon", layers=True),
     ]
-    return {"entry by entry": entries, "of matrices and layers": matrices}
+    return {"entries": entries, "matrices": matrices}
 
 
 def in_float32(parameters: Iterable[Any], lr: float) -> torch.optim.Optimizer:
@@ -180,35 +184,30 @@ def measure(table: list[Contender], model: nn.ModuleList, rounds: int) -> Iterat
             yield number
 
 
-def markdown(found: dict[str, list[Contender]], header: str, count: int, differences: dict[str, float]) -> str:
-    """The tables."""
-    lines = [header]
-    for title, table in found.items():
-        cost = {contender.name: contender.cost for contender in table}
-        lines += [
-            "",
-            f"## Optimizers {title}",
-            "",
-            "| optimizer | ms a step | ± % | times | of | bytes of state a parameter |",
-        ]
-        lines += ["|" + "---|" * 6]
-        for c in table:
-            times = f"{c.cost / cost[c.rival]:.2f} | {c.rival}" if c.rival else " |"
-            lines.append(f"| {c.name} | {1e3 * c.cost:,.0f} | {c.spread:.0f} | {times} | {c.state / count:.1f} |")
+def markdown(table: list[Contender], header: str, count: int, differences: dict[str, float]) -> str:
+    """The table."""
+    cost = {contender.name: contender.cost for contender in table}
+    lines = [header, "", "| optimizer | ms a step | ± % | times | of | bytes of state a parameter |", "|" + "---|" * 6]
+    for c in table:
+        times = f"{c.cost / cost[c.rival]:.2f} | {c.rival}" if c.rival else " |"
+        lines.append(f"| {c.name} | {1e3 * c.cost:,.0f} | {c.spread:.0f} | {times} | {c.state / count:.1f} |")
     said = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
     lines += [
         "",
         f"Parity with torch after five steps, relative difference of all weights (float32; Muon without torch's cast to bfloat16): {said}.",
     ]
-    lines += ["M3 is the mean over its period of 16, Shampoo and SOAP over 10, with sides of at most 1,024."]
-    return "\n".join(
-        [*lines, f"DGD has seen {ROWS} inputs a layer and step; its forward and backward pass is not in its time.", ""]
-    )
+    if any(c.layers for c in table):
+        lines += [
+            "M3 is the mean over its period of 16, Shampoo and SOAP over 10, with sides of at most 1,024.",
+            f"DGD has seen {ROWS} inputs a layer and step; its forward and backward pass is not in its time.",
+        ]
+    return "\n".join([*lines, ""])
 
 
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", choices=[*ROUNDS, []], help="which to measure; none: all")
     parser.add_argument("--quick", action="store_true", help="3M parameters instead of 50M")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -217,30 +216,27 @@ def main() -> int:
     if not all(value < 1e-4 for value in differences.values()):
         raise SystemExit(f"no parity with torch: {differences}")
     model = transformer(512, 1 if options.quick else 16)
-    given = tables()
-    for number, rounds in enumerate((15, 5), 1):
-        title = list(given)[number - 1]
-        for _ in measure(given[title], model, rounds):
-            text = write(dict(list(given.items())[:number]), options, model, differences)
-    print(text)
+    for name in options.tables or ROUNDS:
+        table = tables()[name]
+        for _ in measure(table, model, ROUNDS[name]):
+            text = write(name, table, options.quick, model, differences)
+        print(text)
     return 0
 
 
-def write(
-    found: dict[str, list[Contender]], options: argparse.Namespace, model: nn.ModuleList, parity: dict[str, float]
-) -> str:
-    """The tables and the raw figures of what has been measured so far."""
+def write(name: str, table: list[Contender], quick: bool, model: nn.ModuleList, parity: dict[str, float]) -> str:
+    """The table and the raw figures of what has been measured so far."""
     machine, today = f"{os.cpu_count()}-core-{platform.machine()}", datetime.date.today().isoformat()
     count = sum(p.numel() for p in model.parameters())
-    command = "python -m benchmarks.optimizers" + (" --quick" if options.quick else "")
+    command = f"python -m benchmarks.optimizers {name}" + (" --quick" if quick else "")
     header = (
-        f"# Cost of a step ({machine}, {today})\n\n`{command}`, seed 0, {count:,} parameters in {len(model)} matrices of width 512, "
-        f"float32, torch {torch.__version__}. Processor time of one thread; rounds in turns, 15 in the first table, 5 in the second."
+        f"# Cost of a step: {name} ({machine}, {today})\n\n`{command}`, seed 0, {count:,} parameters in {len(model)} matrices of width 512, "
+        f"float32, torch {torch.__version__}. Processor time of one thread, {len(table[0].seconds)} rounds in turns."
     )
-    text = markdown(found, header, count, parity)
-    base = ROOT / "benchmarks" / "results" / f"optimizers-{machine}-{today}{'-quick' if options.quick else ''}"
+    text = markdown(table, header, count, parity)
+    base = ROOT / "benchmarks" / "results" / f"optimizers-{name}-{machine}-{today}{'-quick' if quick else ''}"
     base.with_suffix(".md").write_text(text)
-    raw = [{"name": c.name, "seconds": c.seconds, "state_bytes": c.state} for table in found.values() for c in table]
+    raw = [{"name": c.name, "seconds": c.seconds, "state_bytes": c.state} for c in table]
     base.with_suffix(".json").write_text(json.dumps({"parity": parity, "optimizers": raw}, indent=1) + "\n")
     return text
 

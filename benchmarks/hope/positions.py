@@ -15,6 +15,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -29,9 +30,7 @@ from benchmarks.shared import SEEDS, Pieces, machine, spread, table, write
 from nestling.data import corpus
 from nestling.recipes.hope import ABLATIONS
 
-ROWS, LENGTH, RATE = 2, 1024, 3e-3
-READ, PIECE = 8192, 512
-EDGES = (0, 256, 1024, 4096, READ)
+RATE, PIECE = 3e-3, 512
 LEARNT = ("Doyle_Lost_1912", "Stevenson_Treasure_1883", "Haggard_Mines_1885", "Chesterton_Thursday_1908")
 HELD_OUT = (
     "Burnett_Garden_1911",
@@ -46,16 +45,41 @@ LEVELS = (nl.Level("fast", 64, owns="*.chain.0.*"), nl.Level("slow", 256, owns="
 """Hope's continuum memory system, when it is written in context too: periods in tokens"""
 Model = Callable[..., tuple[Tensor, Any]]
 
-SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
-    "hope": ("hope", {}),
-    "titans_lmm": ("titans_lmm", {"expand": 2.25}),
-    "transformer": ("transformer", {"window": 256, "expand": 3.95}),
+
+@dataclass(frozen=True)
+class Group:
+    """Systems that are trained and read alike."""
+
+    members: Mapping[str, tuple[str, Mapping[str, Any]]]
+    """A recipe and its changes, by name"""
+    steps: int
+    rows: int
+    """Of a batch: half of them prose, half code"""
+    length: int
+    edges: tuple[int, ...]
+    """Between the parts of a document that are told apart; it is read up to the last"""
+
+
+GROUPS = {
+    "systems": Group(
+        {
+            "hope": ("hope", {}),
+            "titans_lmm": ("titans_lmm", {"expand": 2.25}),
+            "transformer": ("transformer", {"window": 256, "expand": 3.95}),
+        },
+        steps=400,
+        rows=2,
+        length=1024,
+        edges=(0, 256, 1024, 4096, 8192),
+    ),
+    "ablations": Group(
+        {name: ("hope", changes) for name, changes in ABLATIONS.items()},
+        steps=120,
+        rows=4,
+        length=256,
+        edges=(0, 256, 1024, 2048),
+    ),
 }
-GROUPS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
-    "systems": SYSTEMS,
-    "ablations": {name: ("hope", changes) for name, changes in ABLATIONS.items()},
-}
-STEPS = {"systems": 400, "ablations": 120}
 
 
 def bits(logits: Tensor, targets: Tensor) -> Tensor:
@@ -76,28 +100,27 @@ def learnt() -> tuple[Tensor, Tensor]:
 
 
 @cache
-def held_out() -> dict[str, Tensor]:
-    """Six streams of each kind: from the first tenth of novels, and from the beginning of modules (one a package)"""
+def held_out(length: int) -> dict[str, Tensor]:
+    """Six streams of each kind: from inside of novels, and from the beginning of modules, (6, length + 1)"""
     modules = {}
     for document in (*corpus.stdlib("valid"), *corpus.stdlib("unseen")):
         data = document.text.encode()
-        if len(data) > READ:
-            modules.setdefault(document.name.split("/")[-1], as_bytes(data[: READ + 1]))
-    prose = [as_bytes(text(name))[20_000 : 20_000 + READ + 1] for name in HELD_OUT]
+        if len(data) > 8192:  # the same modules, whatever is read of them
+            modules.setdefault(document.name.split("/")[-1], as_bytes(data[: length + 1]))
+    prose = [as_bytes(text(name))[20_000 : 20_000 + length + 1] for name in HELD_OUT]
     return {"prose": torch.stack(prose), "code": torch.stack(list(modules.values())[:6])}
 
 
-def trained(recipe: str, changes: Mapping[str, Any], seed: int, steps: int) -> tuple[nl.LM, dict[str, float]]:
-    """A model after ``steps`` of two rows, one of prose and one of code."""
+def trained(recipe: str, changes: Mapping[str, Any], seed: int, group: Group) -> tuple[nl.LM, dict[str, float]]:
+    """A model after the steps of its group."""
     torch.manual_seed(seed)
     model = nl.build(recipe, vocab_size=256, **{**SHAPE, **changes})
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.1)
     generator, losses, begun = torch.Generator().manual_seed(seed), [], time.process_time()
-    for step in range(steps):
-        starts = [int(torch.randint(len(part) - LENGTH - 1, (), generator=generator)) for part in learnt()]
-        batch = torch.stack([part[at : at + LENGTH + 1] for part, at in zip(learnt(), starts, strict=True)])
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / 30) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
+    for step in range(group.steps):
+        batch = torch.stack([_row(learnt()[number % 2], group.length, generator) for number in range(group.rows)])
+        for one in optimizer.param_groups:
+            one["lr"] = RATE * min(1, (step + 1) / 30) * (0.55 + 0.45 * math.cos(math.pi * step / group.steps))
         loss = bits(model(batch[:, :-1])[0], batch[:, 1:]).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -112,25 +135,31 @@ def trained(recipe: str, changes: Mapping[str, Any], seed: int, steps: int) -> t
     return model.eval(), about
 
 
-def read(model: Model, documents: Tensor) -> list[list[float]]:
+def _row(part: Tensor, length: int, generator: torch.Generator) -> Tensor:
+    start = int(torch.randint(len(part) - length - 1, (), generator=generator))
+    return part[start : start + length + 1]
+
+
+def read(model: Model, documents: Tensor, edges: tuple[int, ...]) -> list[list[float]]:
     """Bits per byte of each document, between the edges."""
     state, each = None, []
-    for at in range(0, READ, PIECE):
+    for at in range(0, edges[-1], PIECE):
         piece = documents[:, at : at + PIECE + 1]
         with torch.no_grad():
             logits, state = model(piece[:, :-1], state)
         each.append(bits(logits, piece[:, 1:]))
     whole = torch.cat(each, 1)
-    return torch.stack([whole[:, low:high].mean(1) for low, high in pairwise(EDGES)], 1).tolist()
+    return torch.stack([whole[:, low:high].mean(1) for low, high in pairwise(edges)], 1).tolist()
 
 
-def measured(recipe: str, changes: Mapping[str, Any], seed: int, steps: int) -> dict[str, Any]:
+def measured(recipe: str, changes: Mapping[str, Any], seed: int, group: Group) -> dict[str, Any]:
     """Train, read with the writes and without; the whole Hope also with its levels written in context."""
-    model, about = trained(recipe, changes, seed, steps)
+    model, about = trained(recipe, changes, seed, group)
     ways: dict[str, Model] = {"on": model, "off": model.frozen()}
     if recipe == "hope" and not changes:
         ways["levels too"] = nl.InContext(model, LEVELS, lr=0.1)
-    found = {name: {kind: read(way, documents) for kind, documents in held_out().items()} for name, way in ways.items()}
+    documents = held_out(group.edges[-1])
+    found = {name: {kind: read(way, of, group.edges) for kind, of in documents.items()} for name, way in ways.items()}
     ends = {
         name: round(statistics.fmean(row[-1] for part in kinds.values() for row in part), 3)
         for name, kinds in found.items()
@@ -142,35 +171,20 @@ def measured(recipe: str, changes: Mapping[str, Any], seed: int, steps: int) -> 
     }
 
 
-def report(group: str, found: dict[str, list[dict[str, Any]]]) -> str:
+def report(name: str, found: dict[str, list[dict[str, Any]]]) -> str:
     """Means over documents, then mean ± standard deviation over seeds."""
-    header = [
-        "system",
-        "parameters",
-        "writes",
-        "documents",
-        *(f"{low:,} to {high:,}" for low, high in pairwise(EDGES)),
-        "fall",
-    ]
+    group = GROUPS[name]
+    parts = [f"{low:,} to {high:,}" for low, high in pairwise(group.edges)]
     rows = []
-    for name, seeds in found.items():
+    for system, seeds in found.items():
         for way in seeds[0]["found"]:
             for kind in seeds[0]["found"][way]:
-                means = [
-                    [statistics.fmean(column) for column in zip(*one["found"][way][kind], strict=True)] for one in seeds
-                ]
+                means = [[statistics.fmean(x) for x in zip(*one["found"][way][kind], strict=True)] for one in seeds]
                 cells = [spread(column) for column in zip(*means, strict=True)]
-                rows.append(
-                    (
-                        name,
-                        f"{seeds[0]['parameters']:,}",
-                        way,
-                        kind,
-                        *cells,
-                        spread([mean[0] - mean[-1] for mean in means]),
-                    )
-                )
-    return f"## {group}: {STEPS[group]} steps of {ROWS} rows of {LENGTH:,} bytes\n\n" + table(header, rows)
+                fall = spread([mean[0] - mean[-1] for mean in means])
+                rows.append((system, f"{seeds[0]['parameters']:,}", len(seeds), way, kind, *cells, fall))
+    head = f"## {name}: {group.steps} steps of {group.rows} rows of {group.length:,} bytes\n\n"
+    return head + table(("system", "parameters", "seeds", "writes", "documents", *parts, "fall"), rows)
 
 
 def main() -> None:
@@ -179,21 +193,21 @@ def main() -> None:
     parser.add_argument("groups", nargs="*", choices=[*GROUPS, []], help="which; none: all")
     torch.set_num_threads(1)
     pieces = Pieces("hope-positions")
-    for group in parser.parse_args().groups or GROUPS:
+    for name in parser.parse_args().groups or GROUPS:
         for seed in SEEDS:
-            for name, (recipe, changes) in GROUPS[group].items():
-                work = lambda one=(recipe, changes, seed, STEPS[group]): measured(*one)  # noqa: E731
-                pieces.get((group, name, seed), work)
+            for system, (recipe, changes) in GROUPS[name].members.items():
+                work = lambda one=(recipe, changes, seed, GROUPS[name]): measured(*one)  # noqa: E731
+                pieces.get((name, system, seed), work)
     text = [
         f"# Bits per byte by position\n\n`python -m benchmarks.hope.positions` on a {machine()}, float32, seeds "
         f"{', '.join(map(str, SEEDS))}: mean ± standard deviation. Six documents of each kind, one stream each; fall: the first part less the last.\n"
     ]
-    for group, members in GROUPS.items():
-        found = {
-            name: [pieces.done[group, name, seed] for seed in SEEDS if (group, name, seed) in pieces.done]
-            for name in members
+    for name, group in GROUPS.items():
+        done = {
+            each: [pieces.done[name, each, seed] for seed in SEEDS if (name, each, seed) in pieces.done]
+            for each in group.members
         }
-        text.append(report(group, {name: seeds for name, seeds in found.items() if seeds}) + "\n")
+        text.append(report(name, {each: seeds for each, seeds in done.items() if seeds}) + "\n")
     write("hope-positions", "\n".join(text))
 
 

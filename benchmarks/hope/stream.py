@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 
 import nestling as nl
 import nestling.tree as tree
-from benchmarks.hope.positions import as_bytes, bits, trained
+from benchmarks.hope.positions import GROUPS, as_bytes, bits, trained
 from benchmarks.novels import text
 from benchmarks.shared import RESULTS, machine, save, table, write
 from nestling.nn import recording
@@ -110,7 +111,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    model, about = trained("hope", {"dim": 192, "layers": 4}, 0, given.steps)
+    model, about = trained("hope", {"dim": 192, "layers": 4}, 0, replace(GROUPS["systems"], steps=given.steps))
     tokens = as_bytes(b"".join(map(text, NOVELS))[: given.tokens + 1])
     rows = stream(model, tokens, given.piece)
     draw(rows)
