@@ -150,6 +150,8 @@ class Write:
     inputs: Tensor
     erased: tuple[Tensor, Tensor] | None = None
     """(D, P): what a delta retention takes away beside a momentum, −Σⱼ Dₜⱼ pⱼxⱼᵀ"""
+    said: Tensor | None = None
+    """What the weight at the block's start says to the inputs, where it is known."""
 
     def seen(self, overlaps: Tensor) -> Tensor:
         """Σⱼ Γₜⱼ (xⱼ·zₜ) δⱼ − Σⱼ Dₜⱼ (xⱼ·zₜ) pⱼ for overlaps (..., C, C) of z with x."""
@@ -194,24 +196,29 @@ def after(before: BlockState, written: dict[str, Write]) -> tuple[Weights, Weigh
 def writes(memory: Memory, before: BlockState, tokens: Tokens) -> dict[str, Write]:
     """What a block writes to each weight."""
     gates, filled = tokens.gates, tokens.filled
-    cotangents, recorded = _gradients(memory, before, tokens)
+    said: Weights = {}
+    cotangents, recorded = _gradients(memory, before, tokens, said)
     tabled_by = tokens.tables or tables(memory, gates, filled, before.dual)
     written = {}
     for name in before.dual:
-        plain = Write(tabled_by[name if name in tabled_by else ""], cotangents[name], recorded[name])
+        # A block that begins with a commit starts at the weights whose gradient is taken.
+        known = said.get(name) if before.dual[name] is before.anchor[name] else None
+        plain = Write(tabled_by[name if name in tabled_by else ""], cotangents[name], recorded[name], said=known)
         retention = memory.retention.of(name)
         erases = isinstance(retention, Delta | UnitDelta | Erase) and isinstance(plain.table, Table)
         written[name] = _erasing(memory, name, before, gates.of(name), filled, plain) if erases else plain
     return written
 
 
-def _gradients(memory: Memory, before: BlockState, tokens: Tokens) -> tuple[Weights, Weights]:
-    """(cotangents, inputs) at the anchor, of the pairs of a window before the block too."""
+def _gradients(
+    memory: Memory, before: BlockState, tokens: Tokens, said: Weights | None = None
+) -> tuple[Weights, Weights]:
+    """(cotangents, inputs) at the anchor, of the pairs of a window before the block too; ``said`` as in ``pairs``."""
     if tokens.seen is not None:
         return tokens.seen
     given = tokens.key, tokens.value, tokens.gates
     seen = extended(memory, before.objective, *given)
-    cotangents, recorded = pairs(memory, before.anchor, *examples(memory, before.objective, seen, *given))
+    cotangents, recorded = pairs(memory, before.anchor, *examples(memory, before.objective, seen, *given), said)
     if seen is not None:
         cotangents = {name: seen.share[..., None] * each for name, each in cotangents.items()}
     return cotangents, recorded
@@ -293,7 +300,7 @@ def _erasing(memory: Memory, name: str, before: BlockState, gates: Gates, filled
         # D₋ and β₋ are the rows above; dividing the retention out would lose gates of zero.
         earlier, start = _above(tabled.kept), F.pad(start[..., :-1], (1, 0), value=1.0)
     overlaps = inputs @ inputs.mT
-    target = start[..., None] * through(before.dual[name], inputs)
+    target = start[..., None] * (through(before.dual[name], inputs) if plain.said is None else plain.said)
     if tabled.trace is not None:
         # e = β₋XW₀ᵀ + f₋XS₀ᵀ + (XXᵀ ⊙ Γ₋)Δ − (XXᵀ ⊙ D₋)P
         trace = F.pad(tabled.trace[..., :-1], (1, 0))

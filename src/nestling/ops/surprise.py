@@ -52,12 +52,30 @@ Down = tuple[Tensor, Callable[[Tensor], Pairs]]
 """(prediction, its cotangent -> the pairs)"""
 
 
-def pairs(memory: Memory, weights: Weights, key: Tensor, value: Tensor, threshold: Tensor | float) -> Pairs:
-    """∇ℓ(M(W, k), v) by every weight, for tokens (..., C, keys) that share ``weights`` (..., out, in)."""
+def pairs(
+    memory: Memory,
+    weights: Weights,
+    key: Tensor,
+    value: Tensor,
+    threshold: Tensor | float,
+    said: Weights | None = None,
+) -> Pairs:
+    """∇ℓ(M(W, k), v) by every weight, for tokens (..., C, keys) that share ``weights`` (..., out, in).
+
+    Into ``said`` goes W x for each weight, where it comes by.
+    """
     if not (_passes(memory.architecture) and _slopes(memory.objective)):
         seen = surprise(memory.architecture, memory.objective, weights, key, value, threshold)
         return seen.cotangents, seen.inputs
-    prediction, up = _down(memory.architecture, reading(weights), weights, key)
+    read = reading(weights)
+
+    def apply(name: str, x: Tensor) -> Tensor:
+        y = read(name, x)
+        if said is not None:
+            said[name] = y
+        return y
+
+    prediction, up = _down(memory.architecture, apply, weights, key)
     return up(_slope(memory.objective, prediction, value, threshold))
 
 
