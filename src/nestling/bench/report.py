@@ -88,9 +88,10 @@ def _header(results: Sequence[Result], config: PathsConfig) -> str:
     rates = f"{min(ceilings):,.0f} to {max(ceilings):,.0f} GFLOP/s" if ceilings else "not measured"
     return (
         f"`nestling bench paths{_options(config)}`; each cell in a process of its own, after parity of outputs and outer gradients "
-        f"passed there (worst {worst:.0e}). Tokens per second are medians, ± half the spread in percent. The ceiling is a product "
-        f"of two large matrices, before and after each cell: {rates}. GFLOP/s count the matrix products that the path needs at "
-        "least, bytes the fast weights that it moves at least; peak memory is of one run, beyond what the process held before. "
+        f"passed there (worst {worst:.0e}). Tokens per second are medians (of one thread: of its processor time), ± half the "
+        f"spread in percent. The ceiling is a product of two large matrices, before and after each cell: {rates}. GFLOP/s count "
+        "the matrix products that the path needs at least, bytes the fast weights that it moves at least; peak memory is of one "
+        "run, beyond what the process held before. "
         "The paths are described in `nestling.bench.cells`."
     )
 

@@ -102,7 +102,7 @@ def parity(layer: Any, cell: dict[str, Any]) -> tuple[float, float, float]:
         (y * weight.to(dtype)).sum().backward()
         return [y.detach().double(), *(p.grad.double() for p in layer.parameters() if p.grad is not None)]
 
-    begin = time.perf_counter()
+    begin = time.perf_counter()  # compilers work in processes of their own
     got = answer(fast, dtype)
     first = time.perf_counter() - begin
     expected = answer(Reference(), torch.float32 if whole else torch.float64)
@@ -130,14 +130,15 @@ def bandwidth(cell: dict[str, Any]) -> float:
 
 
 def timed(run: Callable[[], Any], cell: dict[str, Any]) -> tuple[float, list[float]]:
-    """Seconds of the first run, and of the others; fewer when the budget is spent."""
+    """Seconds of the first run, and of the others; fewer when the budget is spent. Of one thread: seconds that it had a processor."""
+    clock = time.process_time if cell["device"] == "cpu" and cell["threads"] == 1 else time.perf_counter
 
     def once() -> float:
-        begin = time.perf_counter()
+        begin = clock()
         run()
         if cell["device"] != "cpu":
             torch.cuda.synchronize()
-        return time.perf_counter() - begin
+        return clock() - begin
 
     first, seconds = once(), list[float]()
     while len(seconds) < cell["repeats"] and (not seconds or first + sum(seconds) < cell["budget"]):
@@ -174,6 +175,7 @@ def breakdown(run: Callable[[], Any]) -> dict[str, float]:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         run()
     whole = time.perf_counter() - begin
+    # Seconds on a shared machine: what matters is the shares.
     for event in profile.key_averages():
         name = event.key.removeprefix("aten::")
         if event.key.startswith("aten::"):
