@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint bench bench-optim docs clean
+.PHONY: help demo test slow lint bench bench-optim gpu gpu-bench docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +42,12 @@ bench: $(READY) ## tokens per second and peak memory of every path
 bench-optim: $(READY_BENCH) ## the optimizers: a toy, forgetting, a tuned comparison, going on; what is in the results is kept
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.optim $(ARGS)
 
+gpu: $(READY) ## the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+gpu-bench: $(READY) ## on a GPU: parity of the kernels, then training speed beside flash-linear-attention and a transformer
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
+
 docs: $(READY_DOCS) ## write the tables of equations, and build the documentation into site/
 	$(BIN)/python -m tests.papers.equations
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
@@ -49,6 +55,9 @@ docs: $(READY_DOCS) ## write the tables of equations, and build the documentatio
 clean: ## remove what was built; runs/ and report/ stay
 	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The kernels' interpreter, where torch is a build without it. Tests of kernels say so and are skipped where there is none for a machine.
+TRITON := triton==3.9.0; platform_system == "Linux" and platform_machine == "x86_64"
 
 # torch comes first and pinned, so that a build for this machine which is already at hand is taken and no dependency brings another.
 $(READY): pyproject.toml constraints.txt
@@ -58,6 +67,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV) || { \
 	    echo "'$(PYTHON) -m venv' failed: install the venv module of this Python (on Debian and Ubuntu: apt install python3-venv) and try again." >&2; exit 2; }
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) --quiet '$(TRITON)' || echo "No triton for this machine: kernels stay untested here" >&2
 	$(PIP) --quiet -e '.[dev,examples]'
 	@touch $@
 
