@@ -56,6 +56,16 @@ def test_a_run_ends_when_both_bins_are_solved(config: AutomataConfig, monkeypatc
     assert [(point.step, point.bins) for point in points] == [(1, (0.5, 0.0)), (2, (1.0, 1.0))]
 
 
+def test_what_is_asked_is_the_average_of_the_weights(config: AutomataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With average 0 the weights as they are; with .999 what they were at first."""
+    made, asked = task(LANGUAGES["(aa)*"], train=10), []
+    monkeypatch.setattr(automata, "accuracy", lambda model, words: float(asked.append(model.head.weight.clone()) or 0))
+    for average in (0.0, 0.999):
+        list(automata.train(CONTENDERS["transformer"], "(aa)*", 0, replace(config, steps=5, average=average), made))
+    now, slow = asked[0::2][:5], asked[0::2][5:]
+    assert (now[4] - now[0]).abs().max() > 100 * (slow[4] - slow[0]).abs().max() > 0
+
+
 def test_training_lowers_the_loss(config: AutomataConfig) -> None:
     made = task(LANGUAGES["a^n b^n"], train=50)
     longer = replace(config, steps=12, every=3, batch=8)
@@ -114,6 +124,7 @@ def test_the_command_writes_the_table(config: AutomataConfig, capsys: pytest.Cap
         (["reproduce", "automata", "--models", "hoper"], "unknown model 'hoper'"),
         (["reproduce", "automata", "--languages", "dyck"], "unknown language 'dyck'"),
         (["reproduce", "automata", "--steps", "0"], "steps must be at least 1"),
+        (["reproduce", "automata", "--average", "1"], "average must be at least 0 and below 1"),
     ],
 )
 def test_bad_requests_are_said_in_a_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

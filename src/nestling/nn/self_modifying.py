@@ -91,7 +91,8 @@ class SelfModifying(Mixer):
         self.bias = nn.ParameterDict({name: nn.Parameter(starts[name]) for name in GATES if name in used})
         if isinstance(form.start, Tracking):
             form.start(self._starts())
-        self.norm = RMSNorm(width)
+        self.norm = RMSNorm(width, form.floor**2)
+        self.norm.gain.data.mul_(max(form.floor, 1.0))
         self.gate = nn.Linear(dim, dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 

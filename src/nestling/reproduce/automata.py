@@ -53,6 +53,7 @@ TRACKING: dict[str, Any] = {
         retention=Delta(),
         value=Within(),
         start=Tracking(additive=2, reflecting=1),
+        floor=5.0,
     ),
     "ranges": SelfRange(lr=1.0, slow=0.0, fast=0.0, retain=14.0, projections=0.01),
     "levels": (Level("fast", 1), Level("slow", 1)),
@@ -131,7 +132,9 @@ def train(contender: Contender, language: str, seed: int, config: AutomataConfig
         batch = made.train.take(torch.randint(len(made.train), (config.batch,), generator=order))
         set_rate(optimizer, schedule, learning_rate(schedule, step, steps))
         logits, _ = model(batch.tokens)
-        loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
+        loss = F.cross_entropy(
+            logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, label_smoothing=config.smoothing
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
@@ -180,7 +183,7 @@ def settings(config: AutomataConfig, contender: Contender) -> dict[str, Any]:
     budget = {
         name: value
         for name, value in asdict(config).items()
-        if name in ("steps", "batch", "lr", "average", "every", "asked")
+        if name in ("steps", "batch", "lr", "smoothing", "average", "every", "asked")
     }
     return {**budget, "model": repr(contender.build(2).config)}
 

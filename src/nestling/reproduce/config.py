@@ -30,6 +30,9 @@ class AutomataConfig:
     """Words in a batch."""
     lr: float = 4e-3
     """Learning rate after the warm-up."""
+    smoothing: float = 0.05
+    """Part of a target that all classes share: then equal prefixes of other lengths have equal logits where the loss is least, and
+    what drifts with the length is still corrected when no word is read wrongly any more."""
     average: float = 0.97
     """What is asked is the average of the weights over about 1 / (1 - average) steps; 0: the weights themselves."""
     every: int = 100
@@ -45,7 +48,8 @@ class AutomataConfig:
                 raise NestlingError(f"{name} must be at least 1, got {vars(self)[name]}.")
         if not 0 < self.lr < math.inf:
             raise NestlingError(f"lr must be positive, got {self.lr}: use 0.004.")
-        if not 0 <= self.average < 1:
-            raise NestlingError(f"average must be at least 0 and below 1, got {self.average}: use 0.97.")
+        for name, use in (("average", 0.97), ("smoothing", 0.05)):
+            if not 0 <= vars(self)[name] < 1:
+                raise NestlingError(f"{name} must be at least 0 and below 1, got {vars(self)[name]}: use {use}.")
         if self.out == "":
             raise NestlingError("out must be a folder, got '': use runs/automata.")
