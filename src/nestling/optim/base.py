@@ -25,7 +25,7 @@ Group: TypeAlias = dict[str, Any]
 Params: TypeAlias = Iterable[Any]
 """Parameters, (name, parameter) pairs, or groups: what ``torch.optim`` takes."""
 
-PORTION = 2**20
+PORTION = 2**21
 """Entries of weights that are written together on a processor: with their state and gradients they are about what its cache holds."""
 
 
