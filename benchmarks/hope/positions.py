@@ -40,7 +40,6 @@ HELD_OUT = (
     "Eliot_Adam_1859",
     "Dickens_Oliver_1839",
 )
-SHAPE = {"dim": 128, "layers": 2, "heads": 4}
 LEVELS = (nl.Level("fast", 64, owns="*.chain.0.*"), nl.Level("slow", 256, owns="*.chain.1.*"))
 """Hope's continuum memory system, when it is written in context too: periods in tokens"""
 Model = Callable[..., tuple[Tensor, Any]]
@@ -58,6 +57,7 @@ class Group:
     length: int
     edges: tuple[int, ...]
     """Between the parts of a document that are told apart; it is read up to the last"""
+    shape: Mapping[str, int]
 
 
 GROUPS = {
@@ -71,13 +71,15 @@ GROUPS = {
         rows=2,
         length=1024,
         edges=(0, 256, 1024, 4096, 8192),
+        shape={"dim": 128, "layers": 2, "heads": 4},
     ),
     "ablations": Group(
         {name: ("hope", changes) for name, changes in ABLATIONS.items()},
-        steps=120,
-        rows=4,
-        length=256,
-        edges=(0, 256, 1024, 2048),
+        steps=150,
+        rows=32,
+        length=128,
+        edges=(0, 128, 512, 2048),
+        shape={"dim": 64, "layers": 2, "heads": 2},
     ),
 }
 
@@ -114,7 +116,7 @@ def held_out(length: int) -> dict[str, Tensor]:
 def trained(recipe: str, changes: Mapping[str, Any], seed: int, group: Group) -> tuple[nl.LM, dict[str, float]]:
     """A model after the steps of its group."""
     torch.manual_seed(seed)
-    model = nl.build(recipe, vocab_size=256, **{**SHAPE, **changes})
+    model = nl.build(recipe, vocab_size=256, **{**group.shape, **changes})
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.1)
     generator, losses, begun = torch.Generator().manual_seed(seed), [], time.process_time()
     for step in range(group.steps):
