@@ -18,6 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+import nestling.ops.kernels.programs.decays as decays
 import nestling.ops.kernels.programs.delta_backward as delta_back
 import nestling.ops.kernels.programs.delta_forward as delta
 import nestling.ops.kernels.programs.mlp_backward as mlp_back
@@ -58,8 +59,16 @@ def layered(chunk: int, width: int) -> dict[str, Kernel]:
     tables, held = mlp.Both(*[mlp.Coefficients(*[F] * 5)] * 2), mlp.Held(*[F] * 4)
     both = {"given": mlp.Given(P, P, P), "tables": tables, "some": mlp.Some(*[N] * 5), "sizes": mlp.Sizes(*[N] * 6)}
     forth, back = {**both, "held": held, "marks": held, "y": P}, mlp_back.Weights(held, held)
-    by = mlp_back.By(P, P, P, P, *tables)
+    by, logs = mlp_back.By(P, P, P, P, *tables), decays.Logs(F, F, F)
+    gates = {"logs": logs, "sizes": decays.Sizes(N, N, N)}
     return {
+        "tables": (decays.tables, {**gates, "made": tables.first}, {"C": chunk}, {"num_warps": 4}),
+        "tables_back": (
+            decays.tables_back,
+            {**gates, "back": tables.first, "by": logs},
+            {"C": chunk},
+            {"num_warps": 4},
+        ),
         "walk": (mlp.walk, forth, {"FORM": plan.form(looks=True)}, plan.warps),
         "retrace": (mlp_back.retrace, {**both, "weights": back, "by": by}, {"FORM": plan.back()}, plan.warps),
     }

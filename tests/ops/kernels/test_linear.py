@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import cycle
 
 import pytest
 import torch
@@ -56,10 +57,9 @@ def test_kernels_equal_the_reference(memory, length, block, kernels, poisoned):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("length", [1, 17, 48, 63])
-@pytest.mark.parametrize("memory", EVERY, ids=repr)
-def test_every_memory_at_every_length(memory, length, kernels, poisoned):
-    assert_path(memory, draw(memory, length, (2, 2), (32, 16)), Kernels(32), CPU)
+@pytest.mark.parametrize(("memory", "length"), list(zip(EVERY, cycle((63, 17, 48, 1, 33)), strict=False)), ids=repr)
+def test_every_memory(memory, length, kernels, poisoned):
+    assert_path(memory, draw(memory, length, (2, 1), (32, 16)), Kernels(32), CPU)
 
 
 @pytest.mark.gpu

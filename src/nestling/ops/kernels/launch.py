@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from nestling.errors import NestlingError
 
+LEAST = math.exp(-30.0)
+"""A gate of zero is taken as this, as in ``ops.coefficients``."""
 LONGEST = 64
 """Tokens of a chunk, at most: a program holds a table of each with each."""
 WIDEST = 128

@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import nestling.tree as tree
-from nestling.core import L2, Decay, Descend, Gates, Memory, MemoryState
+from nestling.core import L2, Chain, Decay, Descend, Gates, Memory, MemoryState, Momentum
 from nestling.core.architecture import GELU
-from nestling.ops.chunk import rule_state, tables, traces
-from nestling.ops.coefficients import Table, momentum
+from nestling.ops.chunk import rule_state, traces
+from nestling.ops.coefficients import Table, momentum, table
+from nestling.ops.kernels.decays_op import momentum_table
+from nestling.ops.kernels.launch import LEAST
 from nestling.ops.kernels.mlp import Held, LayerTokens, Two
 from nestling.ops.kernels.mlp_op import layer_periods
 from nestling.ops.layers import layers
@@ -54,12 +56,15 @@ def scan_layered(
 def _tables(memory: Memory, gates: Gates, size: int, length: int) -> tuple[Table, Table]:
     """Those of both weights, (N, n, C, …), with the last period filled up."""
     missing = -length % size
+    placed = tree.map(lambda gate: F.pad(gate, (0, missing), value=1.0).flatten(0, 1).unflatten(-1, (-1, size)), gates)
+    match memory.rule:
+        case Chain((Descend(), Momentum(decay))):
+            return _momentum(placed.of("w1"), decay, length), _momentum(placed.of("w2"), decay, length)
     device = next(iter(tree.leaves(gates))).device
     filled = (torch.arange(length + missing, device=device) < length).unflatten(0, (-1, size)) if missing else None
-    placed = tree.map(lambda gate: F.pad(gate, (0, missing), value=1.0).unflatten(-1, (-1, size)), gates)
-    found = tables(memory, placed, filled, ("w1", "w2"), 6)
-    first, second = (found[name if name in found else ""] for name in ("w1", "w2"))
-    # Gates are none by channel, and so are their tables.
-    assert isinstance(first, Table) and isinstance(second, Table)
-    pair: tuple[Table, Table] = tree.map(lambda x: x.flatten(0, 1), (first, second))
-    return pair
+    return table(memory.rule, placed.of("w1"), filled), table(memory.rule, placed.of("w2"), filled)
+
+
+def _momentum(gates: Gates, decay: float | None, length: int) -> Table:
+    momentum = gates.momentum if decay is None else torch.full_like(gates.lr, decay)
+    return momentum_table(gates.lr, gates.retain.clamp_min(LEAST).log(), momentum.clamp_min(LEAST).log(), length)

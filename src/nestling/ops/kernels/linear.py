@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -11,9 +10,7 @@ from torch import Tensor
 from nestling.core import L2, Decay, Delta, Descend, DotProduct, Erase, GatedDelta, Gates, Matrix, Memory, MemoryState
 from nestling.ops.kernels.delta import Cut, LinearTokens
 from nestling.ops.kernels.delta_op import linear_chunks
-
-_LEAST = math.exp(-30.0)
-"""A gate of zero is taken as this, as in ``ops.coefficients``."""
+from nestling.ops.kernels.launch import LEAST
 
 
 def is_linear(memory: Memory) -> bool:
@@ -35,7 +32,7 @@ def scan_linear(
     now, frozen = _rates(memory, own)
     # u = η v
     written = own.lr[..., None] * v
-    given = (q.to(kind), k.to(kind), written.to(kind), now, frozen, own.retain.clamp_min(_LEAST).log())
+    given = (q.to(kind), k.to(kind), written.to(kind), now, frozen, own.retain.clamp_min(LEAST).log())
     each = LinearTokens(*(x.flatten(0, 1) for x in given))
     y, end, anchor = linear_chunks(each, weight.flatten(0, 1), _cut(memory, block))
     within = (length - 1) % int(memory.period) + 1
