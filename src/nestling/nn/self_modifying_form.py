@@ -133,8 +133,6 @@ class SelfForm:
     ``adaptive`` are memories, ``static`` are linear maps; q and k and v and η must be among them, α that is in neither is 1
     (nothing is forgotten), β is there where the rule has ``Momentum()``. ``memory`` is the architecture of the one that is read,
     ``projections`` that of k, v and q, ``gates`` that of η, α and β, whose values are one number (so no ``Residual``).
-    y is normed by head: y / √(mean y² + floor²). Far above ``floor`` only its direction is left; far below, its length counts, which a
-    ``floor`` above 1 keeps at the start (the gain begins at it): a difference of counts is then one number however high they are.
     ``period`` is the clock of those that make k, v, q and gates; None: the one of the main memory. ``read_at="commit"`` reads
     y at the last commit (NL eq. 90 as printed), "current" the running memory.
 
@@ -154,7 +152,6 @@ class SelfForm:
     read_at: Literal["current", "commit"] = "current"
     value: Exactly | UpTo | Within = Exactly()
     start: Drawn | Tracking = Drawn()
-    floor: float = 1e-3
 
     def __post_init__(self) -> None:
         given = (*self.adaptive, *self.static)
@@ -169,8 +166,6 @@ class SelfForm:
             raise NestlingError(f"β is the momentum of a rule with Momentum(), got {given!r} with {self.rule!r}.")
         if not self.adaptive:
             raise NestlingError("nothing here modifies itself: name what is adaptive, or take a MemoryLayer.")
-        if not self.floor > 0:
-            raise NestlingError(f"floor must be above 0, got {self.floor}: use 1e-3.")
         if isinstance(self.start, Tracking):
             self._starts_as_matrices()
 

@@ -34,8 +34,9 @@ class Tracking:
     In an additive head keys and queries lie in the first half of the channels, and what is written along keys in the second,
     which no memory reads. v = 10 k before its bounds, so that u is at c for every token (``Within``), and the memory begins empty
     along keys. Then transitions I + η o kᵀ commute, writes add up as in linear attention, whatever their order, and what is read is
-    the count and nothing else. In a reflecting head v is opposite to k, so that a write turns around what the key reads. Other
-    heads keep what was drawn, with shorter values. M_α begins at zero: what is kept depends on no token.
+    the count and nothing else, at its length (``HeadNorm``). In a reflecting head v is opposite to k, so that a write turns
+    around what the key reads. Other heads keep what was drawn, with shorter values. M_α begins at zero: what is kept depends on no
+    token.
 
     >>> k, v, made, bias = torch.ones(3, 4, 4), torch.zeros(3, 4, 4), torch.ones(3, 1, 4), torch.zeros(3)
     >>> starts = Starts(torch.eye(4).repeat(3, 1, 1), {"k": k, "v": v, "η": made}, torch.ones(3, 4, 12), {"η": bias})
@@ -50,6 +51,17 @@ class Tracking:
     """b of η in additive heads: a step of the count is 0.12 of the limit of η"""
     turning: float = 0.7
     """b of η in reflecting heads: λ = α - η (c - u) is near -1, from where (aa)* is learnt, and not near 0, from where it is not"""
+
+    floor: float = 5.0
+    """Up to what r.m.s. a reading of an additive head keeps its length; other heads are read by direction"""
+
+    def floors(self, heads: int) -> tuple[float, ...]:
+        """Of ``HeadNorm``, one for each head.
+
+        >>> Tracking(1, 1).floors(3)
+        (5.0, 0.001, 0.001)
+        """
+        return (self.floor,) * self.additive + (1e-3,) * (heads - self.additive)
 
     def __call__(self, starts: Starts) -> None:
         """Write the starts into the first heads."""
