@@ -83,6 +83,9 @@ TITANS = Chain((Descend(), Momentum()))
 MEMORIES = {
     "titans": Memory(Residual(Normed(MLP(2, 2))), L2(), Decay(), TITANS, 4),
     "titans_commit": Memory(GatedMLP(2), L2(), Decay(), Chain((Momentum(0.5), Descend())), 3, "commit"),
+    "titans_periods": Memory(
+        Residual(Normed(MLP(2, 2))), L2(), Decay(), Chain((Descend(), Every(3, Momentum()))), 3, "commit"
+    ),
     "huber": Memory(Residual(Normed(MLP(2, 2))), Huber(), Decay(), Descend(), 4),
     "lq": Memory(Residual(Normed(MLP(2, 2))), Lp(3.0), Lq(4.0, "mean"), Descend(), 4),
     "kl": Memory(Residual(Normed(MLP(2, 2))), L2(), KL(), Descend(), 1),
