@@ -60,15 +60,11 @@ def layered(chunk: int, width: int) -> dict[str, Kernel]:
     both = {"given": mlp.Given(P, P, P), "tables": tables, "some": mlp.Some(*[N] * 5), "sizes": mlp.Sizes(*[N] * 6)}
     forth, back = {**both, "held": held, "marks": held, "y": P}, mlp_back.Weights(held, held)
     by, logs = mlp_back.By(P, P, P, P, *tables), decays.Logs(F, F, F)
+    warps = {"num_warps": 4 if chunk == 16 else 8}
     gates = {"logs": logs, "sizes": decays.Sizes(N, N, N)}
     return {
-        "tables": (decays.tables, {**gates, "made": tables.first}, {"C": chunk}, {"num_warps": 4}),
-        "tables_back": (
-            decays.tables_back,
-            {**gates, "back": tables.first, "by": logs},
-            {"C": chunk},
-            {"num_warps": 4},
-        ),
+        "tables": (decays.tables, {**gates, "made": tables.first}, {"C": chunk}, warps),
+        "tables_back": (decays.tables_back, {**gates, "back": tables.first, "by": logs}, {"C": chunk}, warps),
         "walk": (mlp.walk, forth, {"FORM": plan.form(looks=True)}, plan.warps),
         "retrace": (mlp_back.retrace, {**both, "weights": back, "by": by}, {"FORM": plan.back()}, plan.warps),
     }

@@ -32,7 +32,7 @@ def _forward(logs: Sequence[Tensor], tokens: int) -> list[Tensor]:
     made = _room(logs)
     with on(logs[0]):
         sizes, grid, tile = _sizes(logs, tokens)
-        tables[grid](Logs(*logs), Coefficients(*made), sizes, tile)
+        tables[grid](Logs(*logs), Coefficients(*made), sizes, tile, num_warps=4 if tile == 16 else 8)
     return made
 
 
@@ -50,7 +50,7 @@ def _backward(logs: Sequence[Tensor], grads: Sequence[Tensor], tokens: int) -> l
     with on(logs[0]):
         sizes, grid, tile = _sizes(logs, tokens)
         back = Coefficients(*(x.contiguous() for x in grads))
-        tables_back[grid](Logs(*logs), back, Logs(*by), sizes, tile)
+        tables_back[grid](Logs(*logs), back, Logs(*by), sizes, tile, num_warps=4 if tile == 16 else 8)
     return by
 
 
