@@ -53,15 +53,16 @@ class Tracking:
     """b of η in reflecting heads: λ = α - η (c - u) is near -1, from where (aa)* is learnt, and not near 0, from where it is not"""
 
     floor: float = 5.0
-    """Up to what r.m.s. a reading of an additive head keeps its length; other heads are read by direction"""
+    """Up to what r.m.s. readings keep their length; those of reflecting heads have none, what they say is a sign"""
 
     def floors(self, heads: int) -> tuple[float, ...]:
         """Of ``HeadNorm``, one for each head.
 
         >>> Tracking(1, 1).floors(3)
-        (5.0, 0.001, 0.001)
+        (5.0, 0.001, 5.0)
         """
-        return (self.floor,) * self.additive + (1e-3,) * (heads - self.additive)
+        signs = range(self.additive, self.additive + self.reflecting)
+        return tuple(1e-3 if head in signs else self.floor for head in range(heads))
 
     def __call__(self, starts: Starts) -> None:
         """Write the starts into the first heads."""
