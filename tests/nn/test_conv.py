@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from nestling.errors import NestlingError
 from nestling.nn import ShortConv
+from nestling.nn.conv import _Taps
 from nestling.ops import Marks
 
 
@@ -44,3 +45,11 @@ def test_padding_and_documents_leave_in_the_state_what_is_still_seen():
 def test_no_taps_are_refused():
     with pytest.raises(NestlingError, match="at least one tap"):
         ShortConv(4, 0)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_its_derivatives_are_those_of_the_sum(size):
+    seen = torch.randn(2, size + 4, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(size, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(_Taps.apply, (seen, weight))
+    assert torch.autograd.gradgradcheck(_Taps.apply, (seen, weight))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestling.errors import NestlingError
@@ -40,6 +43,9 @@ class ShortConv(Mixer):
         document = None
         if marks.starts is not None:
             document = torch.cat((marks.starts.new_zeros(rows, reach), marks.starts), 1).long().cumsum(1)
+        if document is None and not torch.compiler.is_compiling():
+            # A compiler fuses the loop below, and would follow the derivative of the derivative forever.
+            return _Taps.apply(seen, self.weight.to(x.dtype)), self._last(seen, document, marks, length)
         y = x * self.weight[0].to(x.dtype)
         for j in range(1, reach + 1):
             earlier = seen[:, reach - j : reach - j + length]
@@ -63,3 +69,28 @@ class ShortConv(Mixer):
         if past is not None and document is not None:
             kept = kept * (past == document[:, -1:])[..., None]
         return kept.to(self.weight.dtype)
+
+
+class _Taps(torch.autograd.Function):
+    """yₜ = Σⱼ wⱼ ⊙ xₜ₋ⱼ for ``seen`` (B, size − 1 + T, dim), sums in place; its derivative is differentiable again."""
+
+    @staticmethod
+    def forward(ctx: Any, seen: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(seen, weight)
+        reach = weight.shape[0] - 1
+        length = seen.shape[1] - reach
+        y = seen[:, reach:] * weight[0]
+        for j in range(1, reach + 1):
+            y.addcmul_(seen[:, reach - j : reach - j + length], weight[j])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, back: Tensor) -> tuple[Tensor, Tensor]:
+        seen, weight = ctx.saved_tensors
+        reach, length = weight.shape[0] - 1, back.shape[1]
+        # w̄ⱼ = Σₜ ȳₜ ⊙ xₜ₋ⱼ
+        by_weight = [(back * seen[:, reach - j : reach - j + length]).sum((0, 1)) for j in range(reach + 1)]
+        # x̄ₜ = Σⱼ wⱼ ⊙ ȳₜ₊ⱼ: the same taps over what comes later, from the other side
+        later = F.pad(back, (0, 0, reach, reach))
+        by_seen: Tensor = _Taps.apply(later, weight.flip(0))
+        return by_seen, torch.stack(by_weight)
