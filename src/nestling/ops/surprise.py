@@ -170,9 +170,10 @@ def _named(weights: Weights, part: str) -> Weights:
 
 
 def _normed(x: Tensor, inner: Callable[[Tensor], Pairs], eps: float) -> Down:
-    spread, centre = torch.var_mean(x, -1, correction=0, keepdim=True)
-    scale = (spread + eps).rsqrt()
-    y = (x - centre) * scale
+    # torch.var_mean goes number by number.
+    centred = x - x.mean(-1, keepdim=True)
+    scale = (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
+    y = centred * scale
 
     def up(back: Tensor) -> Pairs:
         # x̄ = (ȳ − mean ȳ − y mean(ȳ ⊙ y)) / s
