@@ -34,7 +34,7 @@ LONGEST = 1024
 """Tokens of a period: momentum by token has a square of them for each head."""
 
 STORED = 512 * 2**20
-"""Up to this many bytes of states and activations, everything is stored."""
+"""Up to this many bytes of what periods compute is stored, and a quarter of it of states: adding these up again costs what fetching them does."""
 
 
 States = tuple[list[Tensor], list[Tensor]]
@@ -139,10 +139,10 @@ def _stored(given: Given, stride: int | None) -> tuple[int, bool]:
     count = given.inputs.shape[0]
     hidden = sum(weight.shape[-2] for weight in given.weights[:-1])
     active = 2 * given.inputs.numel() + given.values[..., 0].numel() * (6 * hidden + 2 * given.values.shape[-1])
-    room = STORED - active * given.values.element_size()
     if stride is not None:
         return stride, False
-    return 1 if count * tree.nbytes((given.weights, given.traces)) <= room else math.isqrt(count), room > 0
+    few = count * tree.nbytes((given.weights, given.traces)) <= STORED // 4
+    return 1 if few else math.isqrt(count), active * given.values.element_size() <= STORED
 
 
 @dataclass(frozen=True)
