@@ -51,9 +51,9 @@ def test_kernels_equal_the_reference(memory, length, kernels, poisoned):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("memory", "length"), list(zip(EVERY, cycle((63, 17, 48, 1, 33)), strict=False)), ids=repr)
+@pytest.mark.parametrize(("memory", "length"), list(zip(EVERY, cycle((17, 1, 33)), strict=False)), ids=repr)
 def test_every_memory(memory, length, kernels, poisoned):
-    assert_path(memory, draw(memory, length, (1, 2), (32, 32), strength=0.3), Kernels(), CPU)
+    assert_path(memory, draw(memory, length, (1, 1), (16, 16), strength=0.3), Kernels(), CPU)
 
 
 @pytest.mark.gpu

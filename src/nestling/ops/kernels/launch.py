@@ -18,6 +18,8 @@ LONGEST = 64
 """Tokens of a chunk, at most: a program holds a table of each with each."""
 WIDEST = 128
 """Numbers of a key, at most: a program holds the keys of a chunk."""
+MOST = 65_535
+"""Memories, at most: a launch has no more programs side by side in its second and third dimension."""
 
 
 def check(device: torch.device) -> None:

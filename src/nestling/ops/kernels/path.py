@@ -11,7 +11,7 @@ from nestling.core import Gates, Memory, MemoryState, Weights
 from nestling.errors import NestlingError
 from nestling.ops.channels import by_channel
 from nestling.ops.drive import begin
-from nestling.ops.kernels.launch import LONGEST, WIDEST, check
+from nestling.ops.kernels.launch import LONGEST, MOST, WIDEST, check
 from nestling.ops.kernels.layered import is_layered, scan_layered
 from nestling.ops.kernels.linear import is_linear, scan_linear
 from nestling.ops.layout import Marks
@@ -66,6 +66,11 @@ def _check(path: Kernels, memory: Memory, states: States, tokens: tuple[Tensor, 
     widest = max(x.shape[-1] for x in tokens[: 1 if is_linear(memory) else 2])
     if widest > WIDEST:
         raise NestlingError(f"kernels need heads of at most {WIDEST} numbers, got {widest}. {otherwise}")
+    memories = tokens[0].shape[0] * tokens[0].shape[1]
+    if memories > MOST:
+        raise NestlingError(
+            f"kernels take at most {MOST:,} memories at once, got {memories:,}: use fewer rows, or path='auto'."
+        )
     dual = _dual(states)
     if dual.dtype != torch.float32:
         raise NestlingError(f"kernels need float32 states, got {dual.dtype}. {otherwise}")
