@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from nestling.bench import paths, worker
+from nestling.bench import paths, report, worker
 from nestling.bench.cells import cells, flops, moved
 from nestling.bench.config import PathsConfig
 from nestling.bench.paths import Result, bench_paths, hopeless, load, named
@@ -49,6 +49,7 @@ def test_every_path_is_measured_after_parity(here, tmp_path):
 
 
 def test_what_is_measured_is_not_measured_again(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "_save", lambda *drawn: None)
     config = PathsConfig(("commit",), ("forward",), out=str(tmp_path), **TINY)
     first = bench_paths(config)
     assert load(named(config).with_suffix(".json")) == first
