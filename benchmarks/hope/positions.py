@@ -1,7 +1,7 @@
 """Does reading help reading? Bits per byte by position in long documents, with the writes and without.
 
     python -m benchmarks.hope.positions systems      Hope, a long-term memory and a transformer of equal size
-    python -m benchmarks.hope.positions ablations    the rows of NL table 6 and of the press summary
+    python -m benchmarks.hope.positions ablations    the rows of NL table 6 and of the press summary: hours
 
 All models see the same bytes in the same order, half of them novels, half the source of Python's standard library. Then each reads
 held-out documents, novels of other authors and other modules, as one stream from its beginning; ``off`` is the same weights with
@@ -75,11 +75,11 @@ GROUPS = {
     ),
     "ablations": Group(
         {name: ("hope", changes) for name, changes in ABLATIONS.items()},
-        steps=150,
-        rows=32,
-        length=128,
-        edges=(0, 128, 512, 2048),
-        shape={"dim": 64, "layers": 2, "heads": 2},
+        steps=400,
+        rows=2,
+        length=1024,
+        edges=(0, 256, 1024, 4096, 8192),
+        shape={"dim": 128, "layers": 2, "heads": 4},
     ),
 }
 
