@@ -64,13 +64,13 @@ def machine() -> str:
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Mean ± standard deviation.
+    """Mean ± standard deviation, where there are several.
 
-    >>> spread([1.0, 2.0, 3.0], 1)
-    '2.0 ± 1.0'
+    >>> spread([1.0, 2.0, 3.0], 1), spread([2.0], 1)
+    ('2.0 ± 1.0', '2.0')
     """
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.{digits}f} ± {deviation:.{digits}f}"
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
