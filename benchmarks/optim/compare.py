@@ -89,7 +89,7 @@ def tune(loss: Callable[[float], float], begin: float) -> float:
     The first eight reach from five decades below ``begin`` to two above: losses have several valleys (steps so small that hidden
     matrices stand still are one), and a search that only goes downhill ends in the nearest.
 
-    >>> round(tune(lambda rate: abs(math.log10(rate)), 1e-3), 3)
+    >>> round(tune(lambda rate: abs(math.log10(rate)), 0.1), 3)
     1.0
     """
     rate = lambda place: begin * 10 ** (place / 4)  # noqa: E731
