@@ -15,11 +15,12 @@ from nestling.errors import NestlingError
 from nestling.eval import Carried, Fresh, Score, score
 from nestling.models import LM
 from nestling.stream import Session
+from tests.each import each
 from tests.stream.tiny import Letters, direct, random_tokens, tiny
 
 BYTES = ByteTokenizer()
 LENGTHS = (40, 3, 0, 97, 1, 40, 64, 2, 33)
-each_recipe = pytest.mark.parametrize("recipe", nestling.recipes())
+each_recipe = pytest.mark.parametrize("recipe", each(nestling.recipes()))
 
 
 def texts(lengths: tuple[int, ...] = LENGTHS) -> list[Document]:

@@ -14,7 +14,14 @@ from tests.house.sources import ROOT
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=[example.name for example in EXAMPLES])
+LONG = ("05_forecast_a_time_series.py", "06_dna.py")
+"""They train for half a minute"""
+
+
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(e, id=e.name, marks=[pytest.mark.slow] if e.name in LONG else []) for e in EXAMPLES],
+)
 def test_the_example_runs(example: Path, tmp_path: Path) -> None:
     paths = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
     env = {**os.environ, "PYTHONPATH": paths, "NESTLING_CACHE": str(tmp_path / "cache")}

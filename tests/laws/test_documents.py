@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.each import each
 from tests.laws.subjects import EVERYTHING, VOCABULARY, assert_close, assert_equal, call, draw, model, rows, subject
 
 LENGTH = 31
@@ -37,7 +38,7 @@ def documents(places: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["fresh", "going on"])
-@pytest.mark.parametrize("name", EVERYTHING)
+@pytest.mark.parametrize("name", each(EVERYTHING))
 def test_packed_documents_equal_separate_runs(name, warm):
     module, starts = subject(name), marks()
     x = draw(module, len(BEGINS), LENGTH)
@@ -57,7 +58,7 @@ def test_packed_documents_equal_separate_runs(name, warm):
             assert_close(got, expected)
 
 
-@pytest.mark.parametrize("name", EVERYTHING)
+@pytest.mark.parametrize("name", each(EVERYTHING))
 def test_documents_and_padding_together(name):
     """Documents that begin on padding, end in padding, or are padding alone; each begins where its mark is."""
     lm = model(name)
@@ -89,7 +90,7 @@ def test_documents_and_padding_together(name):
     assert not bool(logits[~valid].any())
 
 
-@pytest.mark.parametrize("name", EVERYTHING)
+@pytest.mark.parametrize("name", each(EVERYTHING))
 def test_nothing_from_before_reaches_a_document(name):
     """Not by one bit: neither in what is read in it nor in the gradient."""
     module = model(name)
@@ -108,7 +109,7 @@ def test_nothing_from_before_reaches_a_document(name):
     assert torch.equal(y, z)
 
 
-@pytest.mark.parametrize("name", EVERYTHING)
+@pytest.mark.parametrize("name", each(EVERYTHING))
 def test_marks_that_say_nothing_change_nothing(name):
     module = subject(name)
     x = draw(module, 2, LENGTH)

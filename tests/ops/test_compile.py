@@ -92,6 +92,7 @@ def test_a_self_modifying_layer(backend, period, monkeypatch):
     assert_same(compiled_grads, eager_grads)
 
 
+@pytest.mark.slow
 def test_a_longer_text_is_no_other_program(monkeypatch):
     """Lengths share their programs, and no memory takes another's room."""
     counter = CompileCounter()

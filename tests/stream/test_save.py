@@ -14,6 +14,7 @@ from nestling.data import BPETokenizer, ByteTokenizer
 from nestling.errors import NestlingError
 from nestling.models import LM
 from nestling.stream import Sampler, Session
+from tests.each import each
 from tests.stream.tiny import Letters, random_tokens, tiny
 
 BYTES = ByteTokenizer()
@@ -34,7 +35,7 @@ def saved(path: Path) -> Path:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("length", [0, 1, 37])
-@pytest.mark.parametrize("recipe", nestling.recipes())
+@pytest.mark.parametrize("recipe", each(nestling.recipes()))
 def test_a_loaded_session_goes_on_bit_for_bit(recipe: str, length: int, dtype: torch.dtype, path: Path) -> None:
     model = tiny(recipe, dtype)
     session = Session(model, BYTES, piece=17)

@@ -14,12 +14,13 @@ from nestling import tree
 from nestling.data import BPETokenizer, ByteTokenizer, Document
 from nestling.errors import NestlingError
 from nestling.stream import Sampler, Session
+from tests.each import each
 from tests.stream.tiny import Letters, direct, random_tokens, tiny
 
 RECIPES = nestling.recipes()
 BYTES = ByteTokenizer()
 GREEDY = Sampler(temperature=0)
-each_recipe = pytest.mark.parametrize("recipe", RECIPES)
+each_recipe = pytest.mark.parametrize("recipe", each(RECIPES))
 
 
 def fresh(recipe: str, dtype: torch.dtype = torch.float64, piece: int = 256) -> Session:

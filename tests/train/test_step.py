@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from nestling.data import IGNORED, Batch, BPETokenizer, ByteTokenizer, Document
 from nestling.recipes import build, recipes
 from nestling.train.step import Score, backward, evaluate, score
+from tests.each import each
 
 
 def batch(rows: int, length: int = 12, seed: int = 0) -> Batch:
@@ -26,7 +27,7 @@ def split(whole: Batch, rows: int) -> list[Batch]:
     return [Batch(*parts) for parts in cuts]
 
 
-@pytest.mark.parametrize("recipe", recipes())
+@pytest.mark.parametrize("recipe", each(recipes()))
 def test_accumulation_is_the_large_batch(recipe: str) -> None:
     model = build(recipe, dim=16, layers=1, heads=2).double()
     whole = batch(6)

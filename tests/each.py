@@ -1,0 +1,19 @@
+"""What a test runs for each of: all names, those that take long marked slow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+TOKEN_BY_TOKEN = frozenset({"atlas", "f_divergence"})
+"""They have no form by chunks: a tenth of the whole suite was theirs"""
+
+
+def each(names: Iterable[str], slow: frozenset[str] = TOKEN_BY_TOKEN) -> list[object]:
+    """Parameters, in their order; ``make slow`` runs the slow ones.
+
+    >>> [getattr(one, "values", one) for one in each(["hope", "atlas"])]
+    ['hope', ('atlas',)]
+    """
+    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in names]
