@@ -130,7 +130,7 @@ def main() -> None:
         "MiB",
         "bytes of state",
         "bits a byte",
-        "largest |entry|",
+        "largest entry",
         "surprise by block",
         "η",
         "α",
