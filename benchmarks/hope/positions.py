@@ -1,6 +1,6 @@
 """Does reading help reading? Bits per byte by position in long documents, with the writes and without.
 
-    python -m benchmarks.hope.positions systems      Hope, a long-term memory and a transformer of equal size
+    python -m benchmarks.hope.positions systems      Hope, a long-term memory and transformers of equal size
     python -m benchmarks.hope.positions ablations    the rows of NL table 6 and of the press summary: hours
 
 All models see the same bytes in the same order, half of them novels, half the source of Python's standard library. Then each reads
@@ -15,8 +15,8 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -41,16 +41,32 @@ HELD_OUT = (
     "Dickens_Oliver_1839",
 )
 LEVELS = (nl.Level("fast", 64, owns="*.chain.0.*"), nl.Level("slow", 256, owns="*.chain.1.*"))
-"""Hope's continuum memory system, when it is written in context too: periods in tokens"""
+"""A continuum memory system, when it is written in context too: periods in tokens"""
+# The closest to it without one: the same two periods, each for half of the weights of the channel mixers. Hope has both levels in
+# every block; a block of a transformer has one channel mixer, so a block is a level, the first the fast one.
+BLOCKS = (nl.Level("fast", 64, owns="blocks.0.channel.*"), nl.Level("slow", 256, owns="blocks.1.channel.*"))
+ALL = (nl.Level("fast", 64, owns="*.channel.*"),)
+"""More than that: all channel mixers, as often as the fast level"""
 Model = Callable[..., tuple[Tensor, Any]]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One system: a recipe, its changes, and the ways in which its levels are written in context too, by name."""
+
+    recipe: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    levels: Mapping[str, tuple[nl.Level, ...]] = field(default_factory=dict)
+
+
+TRANSFORMER = {"window": 256, "expand": 3.95}
 
 
 @dataclass(frozen=True)
 class Group:
     """Systems that are trained and read alike."""
 
-    members: Mapping[str, tuple[str, Mapping[str, Any]]]
-    """A recipe and its changes, by name"""
+    members: Mapping[str, Member]
     steps: int
     rows: int
     """Of a batch: half of them prose, half code"""
@@ -63,9 +79,12 @@ class Group:
 GROUPS = {
     "systems": Group(
         {
-            "hope": ("hope", {}),
-            "titans_lmm": ("titans_lmm", {"expand": 2.25}),
-            "transformer": ("transformer", {"window": 256, "expand": 3.95}),
+            "hope": Member("hope", levels={"levels too": LEVELS}),
+            "titans_lmm": Member("titans_lmm", {"expand": 2.25}),
+            "transformer": Member("transformer", TRANSFORMER),
+            # measured apart from the one before, whose results are older
+            "transformer, levels too": Member("transformer", TRANSFORMER, {"levels too": BLOCKS, "all at 64": ALL}),
+            "hope_attention": Member("hope_attention", TRANSFORMER, {"levels too": LEVELS}),
         },
         steps=400,
         rows=2,
@@ -74,7 +93,7 @@ GROUPS = {
         shape={"dim": 128, "layers": 2, "heads": 4},
     ),
     "ablations": Group(
-        {name: ("hope", changes) for name, changes in ABLATIONS.items()},
+        {name: Member("hope", changes) for name, changes in ABLATIONS.items()},
         steps=400,
         rows=2,
         length=1024,
@@ -154,12 +173,11 @@ def read(model: Model, documents: Tensor, edges: tuple[int, ...]) -> list[list[f
     return torch.stack([whole[:, low:high].mean(1) for low, high in pairwise(edges)], 1).tolist()
 
 
-def measured(recipe: str, changes: Mapping[str, Any], seed: int, group: Group) -> dict[str, Any]:
-    """Train, read with the writes and without; the whole Hope also with its levels written in context."""
-    model, about = trained(recipe, changes, seed, group)
-    ways: dict[str, Model] = {"on": model, "off": model.frozen()}
-    if recipe == "hope" and not changes:
-        ways["levels too"] = nl.InContext(model, LEVELS, lr=0.1)
+def measured(member: Member, seed: int, group: Group) -> dict[str, Any]:
+    """Train, read with the writes and without, and with levels that are written in context."""
+    model, about = trained(member.recipe, member.changes, seed, group)
+    written = {name: nl.InContext(model, levels, lr=0.1) for name, levels in member.levels.items()}
+    ways: dict[str, Model] = {"on": model, "off": model.frozen(), **written}
     documents = held_out(group.edges[-1])
     found = {name: {kind: read(way, of, group.edges) for kind, of in documents.items()} for name, way in ways.items()}
     ends = {
@@ -197,9 +215,8 @@ def main() -> None:
     pieces = Pieces("hope-positions")
     for name in parser.parse_args().groups or GROUPS:
         for seed in SEEDS:
-            for system, (recipe, changes) in GROUPS[name].members.items():
-                work = lambda one=(recipe, changes, seed, GROUPS[name]): measured(*one)  # noqa: E731
-                pieces.get((name, system, seed), work)
+            for system, member in GROUPS[name].members.items():
+                pieces.get((name, system, seed), partial(measured, member, seed, GROUPS[name]))
     text = [
         f"# Bits per byte by position\n\n`python -m benchmarks.hope.positions` on a {machine()}, float32, seeds "
         f"{', '.join(map(str, SEEDS))}: mean ± standard deviation. Six documents of each kind, one stream each; fall: the first part less the last.\n"
