@@ -11,20 +11,19 @@ every write shut. What was measured already is not measured again (``benchmarks/
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import nestling as nl
+from benchmarks.hope.training import Model, as_bytes, fit, read
 from benchmarks.novels import text
 from benchmarks.shared import SEEDS, Pieces, machine, spread, table, write
 from nestling.data import corpus
@@ -47,7 +46,6 @@ LEVELS = (nl.Level("fast", 64, owns="*.chain.0.*"), nl.Level("slow", 256, owns="
 BLOCKS = (nl.Level("fast", 64, owns="blocks.0.channel.*"), nl.Level("slow", 256, owns="blocks.1.channel.*"))
 ALL = (nl.Level("fast", 64, owns="*.channel.*"),)
 """More than that: all channel mixers, as often as the fast level"""
-Model = Callable[..., tuple[Tensor, Any]]
 
 
 @dataclass(frozen=True)
@@ -103,16 +101,6 @@ GROUPS = {
 }
 
 
-def bits(logits: Tensor, targets: Tensor) -> Tensor:
-    """Of each byte, given those before it"""
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets) / math.log(2)
-
-
-def as_bytes(data: bytes) -> Tensor:
-    """One number for each"""
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8).long()
-
-
 @cache
 def learnt() -> tuple[Tensor, Tensor]:
     """Prose and code to train on"""
@@ -136,18 +124,12 @@ def trained(recipe: str, changes: Mapping[str, Any], seed: int, group: Group) ->
     """A model after the steps of its group."""
     torch.manual_seed(seed)
     model = nl.build(recipe, vocab_size=256, **{**group.shape, **changes})
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.1)
-    generator, losses, begun = torch.Generator().manual_seed(seed), [], time.process_time()
-    for step in range(group.steps):
-        batch = torch.stack([_row(learnt()[number % 2], group.length, generator) for number in range(group.rows)])
-        for one in optimizer.param_groups:
-            one["lr"] = RATE * min(1, (step + 1) / 30) * (0.55 + 0.45 * math.cos(math.pi * step / group.steps))
-        loss = bits(model(batch[:, :-1])[0], batch[:, 1:]).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
+    generator, begun = torch.Generator().manual_seed(seed), time.process_time()
+
+    def draw() -> Tensor:
+        return torch.stack([_row(learnt()[number % 2], group.length, generator) for number in range(group.rows)])
+
+    losses = fit(model, draw, group.steps, RATE, floor=0.1)
     about = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "training": statistics.fmean(losses[-20:]),
@@ -161,25 +143,15 @@ def _row(part: Tensor, length: int, generator: torch.Generator) -> Tensor:
     return part[start : start + length + 1]
 
 
-def read(model: Model, documents: Tensor, edges: tuple[int, ...]) -> list[list[float]]:
-    """Bits per byte of each document, between the edges."""
-    state, each = None, []
-    for at in range(0, edges[-1], PIECE):
-        piece = documents[:, at : at + PIECE + 1]
-        with torch.no_grad():
-            logits, state = model(piece[:, :-1], state)
-        each.append(bits(logits, piece[:, 1:]))
-    whole = torch.cat(each, 1)
-    return torch.stack([whole[:, low:high].mean(1) for low, high in pairwise(edges)], 1).tolist()
-
-
 def measured(member: Member, seed: int, group: Group) -> dict[str, Any]:
     """Train, read with the writes and without, and with levels that are written in context."""
     model, about = trained(member.recipe, member.changes, seed, group)
     written = {name: nl.InContext(model, levels, lr=0.1) for name, levels in member.levels.items()}
     ways: dict[str, Model] = {"on": model, "off": model.frozen(), **written}
     documents = held_out(group.edges[-1])
-    found = {name: {kind: read(way, of, group.edges) for kind, of in documents.items()} for name, way in ways.items()}
+    found = {
+        name: {kind: read(way, of, group.edges, PIECE) for kind, of in documents.items()} for name, way in ways.items()
+    }
     ends = {
         name: round(statistics.fmean(row[-1] for part in kinds.values() for row in part), 3)
         for name, kinds in found.items()

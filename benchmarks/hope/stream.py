@@ -20,7 +20,8 @@ import torch
 
 import nestling as nl
 import nestling.tree as tree
-from benchmarks.hope.positions import GROUPS, as_bytes, bits, trained
+from benchmarks.hope.positions import GROUPS, trained
+from benchmarks.hope.training import as_bytes, bits
 from benchmarks.novels import text
 from benchmarks.shared import RESULTS, machine, save, table, write
 from nestling.nn import recording

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import doctest
 from dataclasses import replace
 
 import pytest
 import torch
 
 import nestling as nl
-from benchmarks.hope import positions
+from benchmarks.hope import positions, training
 
 SYSTEMS = positions.GROUPS["systems"]
 SMALL = replace(SYSTEMS, steps=3, length=64, edges=(0, 64, 192), shape={"dim": 32, "layers": 2, "heads": 2})
+
+
+def test_examples() -> None:
+    assert doctest.testmod(training).failed == 0 < doctest.testmod(training).attempted
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Does a self-modifying memory outlast its training length? Train on short rows, then read one long stream with it on and off.
 
-    python -m benchmarks.drift --form "SelfForm(memory=Matrix(), projections=Matrix(), retention=Delta())" --seed 1
+    python -m benchmarks.hope.drift --form "SelfForm(memory=Matrix(), projections=Matrix(), retention=Delta())" --seed 1
 
 Prints one JSON object: bits per byte by position in the stream, with the memory on and with its writes shut off.
 """
@@ -9,69 +9,50 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sysconfig
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.hope.training import as_bytes, fit, read
 from nestling.core import parse, values
 from nestling.models import LM, Config
 from nestling.nn import Block, Exactly, SelfForm, SelfModifying, SelfRange, SwiGLU, UpTo
 
 TRAINING = ("asyncio", "unittest", "json", "http", "logging", "multiprocessing", "importlib", "urllib", "html")
 HELD_OUT, SKIP, LENGTH = "email", 20_000, 2**15
+RATE, PIECE = 3e-3, 2048
 EDGES = (0, 256, 1024, 4096, 2**14, 2**15)
 NAMES = {**values(), **{each.__name__: each for each in (SelfForm, SelfRange, Exactly, UpTo)}}
 
 
-def read(packages: tuple[str, ...]) -> Tensor:
+def code(packages: tuple[str, ...]) -> Tensor:
     """The code of packages of the standard library, as bytes."""
     library = Path(sysconfig.get_paths()["stdlib"])
     files = [file for package in packages for file in sorted((library / package).glob("*.py"))]
-    return torch.tensor(list(b"".join(file.read_bytes() for file in files)))
-
-
-def bits(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Bits of each of ``tokens``, given what was said before it."""
-    return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none") / math.log(2)
+    return as_bytes(b"".join(file.read_bytes() for file in files))
 
 
 def trained(form: SelfForm, ranges: SelfRange, seed: int, steps: int, rows: int, length: int) -> tuple[LM, float]:
     """Two blocks of width 64, and bits per byte over the last steps of training."""
     torch.manual_seed(seed)
     blocks = [Block(64, SelfModifying(64, 2, form=form, ranges=ranges), SwiGLU(64, 2)) for _ in range(2)]
-    model, corpus = LM(Config("drift", "small", 256, 64, 2, 2), blocks), read(TRAINING)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
-    generator, losses = torch.Generator().manual_seed(seed), []
-    for step in range(steps):
+    model, corpus = LM(Config("drift", "small", 256, 64, 2, 2), blocks), code(TRAINING)
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw() -> Tensor:
         starts = torch.randint(0, len(corpus) - length - 1, (rows,), generator=generator).tolist()
-        batch = torch.stack([corpus[start : start + length + 1] for start in starts])
-        for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min(1, (step + 1) / 30) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-        loss = bits(model(batch[:, :-1])[0], batch[:, 1:]).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
+        return torch.stack([corpus[start : start + length + 1] for start in starts])
+
+    losses = fit(model, draw, steps, RATE, floor=0.0)
     return model, sum(losses[-30:]) / len(losses[-30:])
 
 
-@torch.no_grad()
 def streamed(model: LM, stream: Tensor) -> list[float]:
     """Bits per byte between the edges, of one stream."""
-    each, state = [], None
-    for start in range(0, LENGTH, 2048):
-        piece = stream[None, start : start + 2049]
-        logits, state = model(piece[:, :-1], state)
-        each.append(bits(logits, piece[:, 1:]))
-    whole = torch.cat(each)
-    return [round(whole[low:high].mean().item(), 3) for low, high in pairwise(EDGES)]
+    return [round(each, 3) for each in read(model, stream[None], EDGES, PIECE)[0]]
 
 
 def main() -> None:
@@ -86,7 +67,7 @@ def main() -> None:
     started = time.process_time()
     form, ranges = parse(given.form, NAMES), parse(given.ranges, NAMES)
     model, last = trained(form, ranges, given.seed, given.steps, given.rows, given.length)
-    stream = read((HELD_OUT,))[SKIP : SKIP + LENGTH + 1]
+    stream = code((HELD_OUT,))[SKIP : SKIP + LENGTH + 1]
     answer = {"on": streamed(model, stream), "off": streamed(model.frozen(), stream), "training": round(last, 3)}
     print(json.dumps({**vars(given), "seconds": round(time.process_time() - started), **answer}, ensure_ascii=False))
 
