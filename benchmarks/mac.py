@@ -5,7 +5,8 @@
 Width 384, 6 blocks, segments of 128 tokens, 4 persistent tokens, 256 kinds of token, random ones; float32, one thread,
 processor time. The peer is its README's configuration (16 long-term memory tokens, memories of one head, gradients of a whole
 segment at the memory's start). Ours are the recipe `titans_mac`, whose memories have gates, momentum and reads per token and
-commit every 16 tokens, with one head and with four. Each model is a process of its own; ratios are of medians.
+commit every 16 tokens, with one head and with four. Each model is a process of its own; ratios are of medians. The peer's
+environment has torch and the peer: what more is needed to show results is imported where they are shown.
 """
 
 from __future__ import annotations
@@ -13,10 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -107,38 +106,38 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--side", help="measure this one here, and print it as JSON")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     if options.side:
-        torch.set_num_threads(1)
         torch.manual_seed(0)
         print(json.dumps(measure(options.side, options.repeats)))
         return 0
+    from benchmarks.shared import machine, write
+    from benchmarks.sides import told
+
     found = {}
     for side in ("1", "4", *(["peer"] if options.peer_python else [])):
         python = options.peer_python if side == "peer" else sys.executable
-        command = [python, "-P", __file__, "--side", side, "--repeats", str(options.repeats)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found[side] = json.loads(done.stdout.splitlines()[-1])
-        print(table(found), flush=True)
-    target = Path(__file__).parent / "results" / "mac.md"
-    target.write_text(
-        f"`python -m benchmarks.mac --peer-python PATH`, torch {torch.__version__}, one thread\n\n{table(found)}\n"
-    )
+        found[side] = told(python, __file__, "--side", side, "--repeats", str(options.repeats))
+        print(shown(found), flush=True)
+    write("mac", f"`python -m benchmarks.mac --peer-python PATH` on a {machine()}\n\n{shown(found)}")
     return 0
 
 
-def table(found: dict[str, dict[str, Any]]) -> str:
+def shown(found: dict[str, dict[str, Any]]) -> str:
     """Tokens per second, and how many times the peer's."""
-    lines = ["| | " + " | ".join(_name(side) for side in found) + " |", "|" + "---|" * (len(found) + 1)]
-    names = [name for name in next(iter(found.values())) if name not in ("side", "parameters")]
-    lines.append("| parameters | " + " | ".join(f"{each['parameters']:,}" for each in found.values()) + " |")
-    for name in names:
+    from benchmarks.shared import table
+
+    rows: list[tuple[str, ...]] = [("parameters", *(f"{each['parameters']:,}" for each in found.values()))]
+    for name in next(iter(found.values())):
+        if name in ("side", "parameters"):
+            continue
         rates = {side: statistics.median(each[name]) for side, each in found.items()}
         cells = [
             f"{rate:,.1f}" + (f" ({rate / rates['peer']:.1f} ×)" if "peer" in rates and side != "peer" else "")
             for side, rate in rates.items()
         ]
-        lines.append(f"| {name} tokens | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append((f"{name} tokens", *cells))
+    return table(("", *map(_name, found)), rows)
 
 
 def _name(side: str) -> str:

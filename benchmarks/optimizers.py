@@ -15,23 +15,20 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks import shared
 from nestling import optim
 
-ROOT = Path(__file__).parent.parent
 ROWS = 512
 """Inputs of each layer that an optimizer of layers sees in a step."""
 
@@ -184,24 +181,30 @@ def measure(table: list[Contender], model: nn.ModuleList, rounds: int) -> Iterat
             yield number
 
 
-def markdown(table: list[Contender], header: str, count: int, differences: dict[str, float]) -> str:
-    """The table."""
-    cost = {contender.name: contender.cost for contender in table}
-    lines = [header, "", "| optimizer | ms a step | ± % | times | of | bytes of state a parameter |", "|" + "---|" * 6]
-    for c in table:
-        times = f"{c.cost / cost[c.rival]:.2f} | {c.rival}" if c.rival else " |"
-        lines.append(f"| {c.name} | {1e3 * c.cost:,.0f} | {c.spread:.0f} | {times} | {c.state / count:.1f} |")
+HEADER = ("optimizer", "ms a step", "± %", "times", "of", "bytes of state a parameter")
+
+
+def markdown(contenders: list[Contender], header: str, count: int, differences: dict[str, float]) -> str:
+    """The table, and what must be known to read it."""
+    cost = {contender.name: contender.cost for contender in contenders}
+    rows = []
+    for c in contenders:
+        times = f"{c.cost / cost[c.rival]:.2f}" if c.rival else ""
+        rows.append((c.name, f"{1e3 * c.cost:,.0f}", f"{c.spread:.0f}", times, c.rival, f"{c.state / count:.1f}"))
     said = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
-    lines += [
+    lines = [
+        header,
+        "",
+        shared.table(HEADER, rows),
         "",
         f"Parity with torch after five steps, relative difference of all weights (float32; Muon without torch's cast to bfloat16): {said}.",
     ]
-    if any(c.layers for c in table):
+    if any(c.layers for c in contenders):
         lines += [
             "M3 is the mean over its period of 16, Shampoo and SOAP over 10, with sides of at most 1,024.",
             f"DGD has seen {ROWS} inputs a layer and step; its forward and backward pass is not in its time.",
         ]
-    return "\n".join([*lines, ""])
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -224,20 +227,20 @@ def main() -> int:
     return 0
 
 
-def write(name: str, table: list[Contender], quick: bool, model: nn.ModuleList, parity: dict[str, float]) -> str:
+def write(name: str, contenders: list[Contender], quick: bool, model: nn.ModuleList, parity: dict[str, float]) -> str:
     """The table and the raw figures of what has been measured so far."""
-    machine, today = f"{os.cpu_count()}-core-{platform.machine()}", datetime.date.today().isoformat()
-    count = sum(p.numel() for p in model.parameters())
+    today, count = datetime.date.today().isoformat(), sum(p.numel() for p in model.parameters())
     command = f"python -m benchmarks.optimizers {name}" + (" --quick" if quick else "")
     header = (
-        f"# Cost of a step: {name} ({machine}, {today})\n\n`{command}`, seed 0, {count:,} parameters in {len(model)} matrices of width 512, "
-        f"float32, torch {torch.__version__}. Processor time of one thread, {len(table[0].seconds)} rounds in turns."
+        f"# Cost of a step: {name} ({today})\n\n`{command}` on a {shared.machine()}, seed 0, {count:,} parameters in {len(model)} matrices of "
+        f"width 512, float32. Processor time, {len(contenders[0].seconds)} rounds in turns."
     )
-    text = markdown(table, header, count, parity)
-    base = ROOT / "benchmarks" / "results" / f"optimizers-{name}-{machine}-{today}{'-quick' if quick else ''}"
-    base.with_suffix(".md").write_text(text)
-    raw = [{"name": c.name, "seconds": c.seconds, "state_bytes": c.state} for c in table]
-    base.with_suffix(".json").write_text(json.dumps({"parity": parity, "optimizers": raw}, indent=1) + "\n")
+    text = markdown(contenders, header, count, parity)
+    cores = shared.machine().split(",")[0].replace(" ", "-")
+    base = f"optimizers-{name}-{cores}-{today}{'-quick' if quick else ''}"
+    shared.write(base, text)
+    raw = [{"name": c.name, "seconds": c.seconds, "state_bytes": c.state} for c in contenders]
+    (shared.RESULTS / f"{base}.json").write_text(json.dumps({"parity": parity, "optimizers": raw}, indent=1) + "\n")
     return text
 
 

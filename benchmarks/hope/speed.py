@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 from itertools import pairwise
@@ -143,7 +142,12 @@ def main() -> None:
         side = given.work.pop("side")
         print(json.dumps({"ours": ours, "peer": peer}[side](**given.work)))
         return
-    from benchmarks.shared import RESULTS, machine, table
+    import torch
+
+    from benchmarks.shared import RESULTS, machine, table, write
+    from benchmarks.sides import told
+
+    torch.set_num_threads(1)
 
     sides = [(f"{name} (ours)", sys.executable, {"side": "ours", "steps": 3, **work}) for name, work in OURS.items()]
     if given.peer_python:
@@ -154,11 +158,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name, *_ in sides}
     for number in range(given.rounds):
         for name, python, work in sides:
-            call = [python, str(Path(__file__).resolve()), "--work", json.dumps(work)]
-            done = subprocess.run(call, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise SystemExit(f"{name}: {done.stderr[-2000:]}")
-            seconds[name] += json.loads(done.stdout.splitlines()[-1])
+            seconds[name] += told(python, __file__, "--work", json.dumps(work))
             print(f"round {number + 1}: {name} {seconds[name][-1]:.1f} s", file=sys.stderr, flush=True)
     speed = {name: work.get("batch", 1) * work["length"] / statistics.median(seconds[name]) for name, _, work in sides}
     rivals = [name for name in speed if name.startswith("nested-learning")]
@@ -177,11 +177,11 @@ def main() -> None:
         *(f"times {rival.removeprefix('nested-learning, ')}" for rival in rivals),
     )
     text = (
-        f"# Hope beside nested-learning 0.2.0\n\n`python -m benchmarks.hope.speed --peer-python PATH` on a {machine()}, one thread, float32, width "
+        f"# Hope beside nested-learning 0.2.0\n\n`python -m benchmarks.hope.speed --peer-python PATH` on a {machine()}, float32, width "
         f"{WIDTH}, {BLOCKS} blocks, {HEADS} heads, bytes. A training step with AdamW, medians of {given.rounds} rounds in turns, processor time.\n\n"
     )
     text += table(header, rows) + "\n"
-    (RESULTS / "hope-speed.md").write_text(text)
+    write("hope-speed", text)
     (RESULTS / "hope-speed.json").write_text(json.dumps(seconds, indent=1) + "\n")
     print(text)
 

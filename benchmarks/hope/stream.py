@@ -12,10 +12,10 @@ import json
 import statistics
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import psutil
 import torch
 
 import nestling as nl
@@ -32,8 +32,7 @@ PARTS, LISTEN = 10, 100
 
 def resident() -> int:
     """MiB of this process that are in memory"""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) // 1024
+    return psutil.Process().memory_info().rss // 2**20
 
 
 def heard(model: nl.LM, piece: torch.Tensor, state: Any) -> dict[str, list[float]]:
