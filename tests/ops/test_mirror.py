@@ -31,6 +31,7 @@ from nestling.core import (
 )
 from nestling.errors import NestlingError
 from nestling.ops import Chunk, Marks, Reference, scan
+from tests.ops.pieces import in_pieces, marked
 from tests.ops.test_scan import answers, assert_same, draw
 
 DEEP = Residual(Normed(MLP(2, 2)))
@@ -130,22 +131,14 @@ EVERY = [*(Memory(DEEP, L2(), r, Descend(), 4) for r in (KL(), ElasticNet(0.05),
 
 @pytest.mark.parametrize("memory", EVERY, ids=repr)
 def test_documents_padding_and_cuts(memory):
-    given = started(memory, batch=3, length=17)
+    given = started(memory, batch=4, length=17)
     given = channelled(memory, given) if memory in CHANNELLED else given
-    generator = torch.Generator().manual_seed(1)
-    valid = torch.rand(3, 17, generator=generator) < 0.8
-    starts = torch.rand(3, 17, generator=generator) < 0.2
+    valid, starts = marked(4, 17)
     for marks in (Marks(valid), Marks(valid, starts)):
         expected = answers(memory, given, Reference(), marks=marks)
         assert_same(answers(memory, given, Chunk(block=8), marks=marks), expected)
     weights, *tokens = tree.detach(given)
-    whole, final = scan(memory, weights, *tokens)
-    state, pieces = weights, []
-    for low, high in ((0, 1), (1, 2), (2, 9), (9, 10), (10, 17)):
-        part = tree.map(lambda x, low=low, high=high: x[:, :, low:high], tuple(tokens))
-        y, state = scan(memory, state, *part)
-        pieces.append(y)
-    assert_same((torch.cat(pieces, 2), state), (whole, final))
+    assert_same(in_pieces(memory, weights, tokens, (1, 2, 9, 10, 17)), scan(memory, weights, *tokens))
 
 
 @pytest.mark.slow

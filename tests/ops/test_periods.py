@@ -27,6 +27,7 @@ from nestling.errors import NestlingError
 from nestling.ops import Chunk, Marks, Reference, Resumed, begin, periods, scan
 from nestling.ops.layers import layers
 from nestling.ops.periods import whole
+from tests.ops.pieces import in_pieces, marked
 from tests.ops.test_scan import answers, assert_same, draw
 
 DEEP = Residual(Normed(MLP(2, 2)))
@@ -75,14 +76,9 @@ def test_a_thousand_tokens_equal_the_reference(rule):
 @pytest.mark.parametrize("rule", rules(8)[1:4:2], ids=repr)
 def test_any_split_of_a_stream_gives_the_same(rule, path):
     memory = Memory(DEEP, L2(), Decay(), rule, 8, "commit")
-    weights, q, k, v, gates = tree.detach(draw(memory, length=45))
-    whole, final = scan(memory, weights, q, k, v, gates, path=path)
-    state, pieces = weights, []
-    for low, high in ((0, 1), (1, 8), (8, 27), (27, 28), (28, 32), (32, 45)):
-        part = tree.map(lambda x, low=low, high=high: x[:, :, low:high], (q, k, v, gates))
-        y, state = scan(memory, state, *part, path=path)
-        pieces.append(y)
-    assert_same((torch.cat(pieces, 2), state), (whole, final))
+    weights, *tokens = tree.detach(draw(memory, length=45))
+    whole = scan(memory, weights, *tokens, path=path)
+    assert_same(in_pieces(memory, weights, tokens, (1, 8, 27, 28, 32, 45), path), whole)
 
 
 @pytest.mark.parametrize("retention", [Decay(), Returning(Decay())], ids=repr)
@@ -90,10 +86,7 @@ def test_any_split_of_a_stream_gives_the_same(rule, path):
 def test_momentum_once_a_period_with_documents_and_padding(retention, objective):
     memory = Memory(MLP(2, 2), objective, retention, rules(8)[3], 8, "commit")
     given = draw(memory, batch=4, length=37)
-    generator = torch.Generator().manual_seed(1)
-    valid = torch.rand(4, 37, generator=generator) < 0.8
-    starts = torch.rand(4, 37, generator=generator) < 0.15
-    valid[3] = False
+    valid, starts = marked(4, 37)
     for marks in (Marks(), Marks(valid), Marks(None, starts), Marks(valid, starts)):
         expected = answers(memory, given, Reference(), marks=marks)
         assert_same(answers(memory, given, Chunk(block=4), marks=marks), expected)

@@ -30,6 +30,7 @@ from nestling.core import (
 )
 from nestling.errors import NestlingError
 from nestling.ops import Chunk, Marks, Reference, begin, scan
+from tests.ops.pieces import in_pieces, marked
 
 TITANS = Chain((Descend(), Momentum()))
 ARCHITECTURES = [
@@ -145,12 +146,7 @@ MARKED = [
 def test_documents_and_padding_equal_the_reference(retention, rule, period):
     memory = Memory(MLP(2, 2), L2(), retention, rule, period)
     given = draw(memory, batch=4, length=37)
-    generator = torch.Generator().manual_seed(1)
-    valid = torch.rand(4, 37, generator=generator) < 0.8
-    starts = torch.rand(4, 37, generator=generator) < 0.15
-    valid[3] = False
-    starts[2, -1] = True
-    valid[2, -1] = False
+    valid, starts = marked(4, 37)
     for marks in (Marks(valid), Marks(None, starts), Marks(valid, starts)):
         expected = answers(memory, given, Reference(), marks=marks)
         assert_same(answers(memory, given, Chunk(block=8), marks=marks), expected)
@@ -160,14 +156,9 @@ def test_documents_and_padding_equal_the_reference(retention, rule, period):
 @pytest.mark.parametrize("path", [Chunk(block=8), Reference()], ids=repr)
 def test_any_split_of_a_stream_gives_the_same(path, retention, rule, period):
     memory = Memory(Residual(Normed(MLP(2, 2))), L2(), retention, rule, period)
-    weights, q, k, v, gates = tree.detach(draw(memory, length=30))
-    whole, final = scan(memory, weights, q, k, v, gates, path=path)
-    state, pieces = weights, []
-    for low, high in ((0, 1), (1, 2), (2, 9), (9, 10), (10, 27), (27, 30)):
-        part = tree.map(lambda x, low=low, high=high: x[:, :, low:high], (q, k, v, gates))
-        y, state = scan(memory, state, *part, path=path)
-        pieces.append(y)
-    assert_same((torch.cat(pieces, 2), state), (whole, final))
+    weights, *tokens = tree.detach(draw(memory, length=30))
+    whole = scan(memory, weights, *tokens, path=path)
+    assert_same(in_pieces(memory, weights, tokens, (1, 2, 9, 10, 27, 30), path), whole)
 
 
 def test_rows_at_different_phases_go_on_together():

@@ -32,6 +32,7 @@ from nestling.ops import Chunk, Marks, Reference, scan
 from nestling.ops.chunk import supported
 from nestling.ops.formed import forms
 from nestling.ops.window import band
+from tests.ops.pieces import in_pieces, marked
 from tests.ops.test_scan import answers, assert_same, draw
 
 TITANS, LMM = Chain((Descend(), Momentum())), Residual(Normed(MLP(2, 2)))
@@ -71,25 +72,17 @@ def test_blocks_equal_the_reference(memory):
 
 @pytest.mark.parametrize("memory", CASES.values(), ids=CASES)
 def test_any_split_of_a_stream_gives_the_same(memory):
-    weights, q, k, v, gates = tree.detach(given_for(memory, batch=1, length=16))
-    whole, final = scan(memory, weights, q, k, v, gates)
+    weights, *tokens = tree.detach(given_for(memory, batch=1, length=16))
+    whole = scan(memory, weights, *tokens)
     for path in (Chunk(block=2), Reference()):
-        state, pieces = weights, []
-        for low, high in ((0, 1), (1, 2), (2, 9), (9, 16)):
-            part = tree.map(lambda x, low=low, high=high: x[:, :, low:high], (q, k, v, gates))
-            y, state = scan(memory, state, *part, path=path)
-            pieces.append(y)
-        assert_same((torch.cat(pieces, 2), state), (whole, final))
+        assert_same(in_pieces(memory, weights, tokens, (1, 2, 9, 16), path), whole)
 
 
 @pytest.mark.parametrize("name", ["omega above a quantile", "atlas"])
 def test_documents_and_padding_equal_the_reference(name):
     memory = CASES[name]
     given = given_for(memory, batch=4, heads=1, length=15)
-    generator = torch.Generator().manual_seed(1)
-    valid = torch.rand(4, 15, generator=generator) < 0.8
-    starts = torch.rand(4, 15, generator=generator) < 0.2
-    valid[3], starts[2, -1], valid[2, -1] = False, True, False
+    valid, starts = marked(4, 15)
     expected = answers(memory, given, Reference(), marks=Marks(valid, starts))
     got = answers(memory, given, Chunk(block=8), marks=Marks(valid, starts))
     assert_same(got, expected, 1e-7 if forms(memory) else 1e-9)

@@ -14,6 +14,7 @@ from nestling.ops import Kernels, scan
 from nestling.ops.coefficients import table
 from nestling.ops.kernels import layered, mlp, path
 from tests.ops.kernels.parity import BFLOAT16, FLOAT32, assert_path, draw
+from tests.ops.pieces import in_pieces
 
 CPU = torch.zeros(())
 TITANS = Chain((Descend(), Momentum()))
@@ -73,11 +74,8 @@ def test_a_stream_goes_on_from_any_place(kernels):
     memory = Memory(Residual(Normed(MLP(1))), rule=TITANS, period=8)
     weights, *tokens = tree.map(lambda x: x.float(), draw(memory, 27, widths=(16, 16), strength=0.1))
     expected, whole = scan(memory, weights, *tokens)
-    state, outputs = weights, []
-    for cut in (slice(0, 16), slice(16, 19), slice(19, 27)):
-        y, state = scan(memory, state, *tree.map(lambda x, cut=cut: x[:, :, cut], tuple(tokens)), path=Kernels())
-        outputs.append(y)
-    assert torch.allclose(torch.cat(outputs, 2), expected, atol=1e-5)
+    y, state = in_pieces(memory, weights, tokens, (16, 19, 27), Kernels())
+    assert torch.allclose(y, expected, atol=1e-5)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(tree.leaves(state), tree.leaves(whole), strict=True))
 
 

@@ -29,6 +29,7 @@ from nestling.ops import Kernels, Marks, Reference, scan
 from nestling.ops.kernels.delta import READS, Cut, LinearTokens, twin
 from nestling.ops.kernels.delta_op import linear_chunks
 from tests.ops.kernels.parity import BFLOAT16, FLOAT32, assert_path, draw
+from tests.ops.pieces import in_pieces
 
 CPU = torch.zeros(())
 RETENTIONS = [Decay(), Delta(), Erase(), GatedDelta()]
@@ -83,11 +84,8 @@ def test_a_stream_goes_on_from_any_place(kernels):
     memory = Memory(Matrix(), L2(), Delta(), period=16)
     weights, *tokens = _single(draw(memory, 40))
     expected, whole = scan(memory, weights, *tokens)
-    state, outputs = weights, []
-    for cut in (slice(0, 16), slice(16, 20), slice(20, 40)):
-        y, state = scan(memory, state, *tree.map(lambda x, cut=cut: x[:, :, cut], tuple(tokens)), path=Kernels())
-        outputs.append(y)
-    assert torch.allclose(torch.cat(outputs, 2), expected, atol=1e-5)
+    y, state = in_pieces(memory, weights, tokens, (16, 20, 40), Kernels())
+    assert torch.allclose(y, expected, atol=1e-5)
     assert torch.equal(state.phase, whole.phase)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(tree.leaves(state), tree.leaves(whole), strict=True))
 
