@@ -92,7 +92,7 @@ def evaluate(chain: Layers, weights: Sequence[Tensor], x: Tensor, value: Tensor)
     predicted = out + x if chain.residual else out
     # ∂ℓ/∂v̂ = v̂ − v
     slope = predicted[:, size:] - value
-    back = slope if normed is None or scale is None else _unnormed(slope, normed[:, size:], scale[:, size:])
+    back = slope if normed is None or scale is None else _through(slope, normed[:, size:], scale[:, size:])
     cotangents: list[Tensor] = [back]
     below: list[Tensor] = []
     for weight, bend in zip(weights[:0:-1], bends[::-1], strict=True):
@@ -129,7 +129,7 @@ def pull(
     back = predicted
     if seen.normed is not None and seen.scale is not None and extra is not None:
         back = torch.cat((read, slope + extra[0]), -2)
-        back = _unnormed(back, seen.normed, seen.scale)
+        back = _through(back, seen.normed, seen.scale)
         # s stands in δ too:  ō −= a² ā n / d
         back[:, size:].sub_(extra[1] * seen.normed[:, size:])
     for i in reversed(range(len(weights))):
@@ -147,18 +147,29 @@ def pull(
     return back.add_(predicted) if chain.residual else back, -slope
 
 
-def _unnormed(back: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
-    """x̄ = a (ȳ − mean ȳ − n mean(ȳ ⊙ n)), through n = LN(x) with a = 1/s"""
-    # torch's kernel for x = n, whose mean is 0 and s is 1
-    one, zero = torch.ones_like(scale), torch.zeros_like(scale)
-    given = back.contiguous(), normed.contiguous(), normed.shape[-1:], zero, one, None, None, [True, False, False]
-    return torch.ops.aten.native_layer_norm_backward(*given)[0].mul_(scale)
+def unnormed(back: Tensor, x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Through LN: x̄ = a (ȳ − mean ȳ − n mean(ȳ ⊙ n)) with n = a (x − mean x), from ``mean`` x and ``scale`` a = 1/s of each row.
+
+    Differentiable again by ȳ and x, of which mean and scale are functions then (as ``torch.native_layer_norm`` gives them).
+
+    >>> x, back = torch.tensor([[-1.0, -1.0, 1.0, 1.0]]), torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    >>> unnormed(back, x, mean=torch.zeros(1, 1), scale=torch.ones(1, 1))
+    tensor([[ 0.5000, -0.5000,  0.0000,  0.0000]])
+    """
+    given = back.contiguous(), x.contiguous(), x.shape[-1:], mean, scale, None, None, [True, False, False]
+    by: Tensor = torch.ops.aten.native_layer_norm_backward(*given)[0]
+    return by
+
+
+def _through(back: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
+    """``unnormed`` where only n and a are kept: x = n, whose mean is 0 and s is 1, and then a"""
+    return unnormed(back, normed, torch.zeros_like(scale), torch.ones_like(scale)).mul_(scale)
 
 
 def _pull_unnormed(back: Tensor, slope: Tensor, normed: Tensor, scale: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Through δ = a (r − mean r − n mean(r ⊙ n)): r̄, and (n̄, a² ā / d), because n and a are functions of the prediction."""
     # The map from r to δ is its own transpose.
-    pulled = _unnormed(back, normed, scale)
+    pulled = _through(back, normed, scale)
     along, across = (slope * normed).mean(-1, keepdim=True), (back * normed).mean(-1, keepdim=True)
     # n̄ = −a (δ̄ mean(r ⊙ n) + r mean(δ̄ ⊙ n))
     by_normed = (back * along).addcmul_(slope, across).mul_(-scale)

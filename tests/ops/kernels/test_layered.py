@@ -79,6 +79,21 @@ def test_a_stream_goes_on_from_any_place(kernels):
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(tree.leaves(state), tree.leaves(whole), strict=True))
 
 
+@pytest.mark.slow
+def test_a_compiled_function_has_one_node_for_them(kernels):
+    memory = Memory(Residual(Normed(MLP(1))), rule=TITANS, period=8)
+    weights, *tokens = tree.map(lambda x: x.float(), draw(memory, 11, widths=(16, 16), strength=0.1))
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def run(start):
+        return scan(memory, {**weights, "w1": start}, *tokens, path=Kernels())[0].square().sum()
+
+    start = weights["w1"].requires_grad_()
+    (got,) = torch.autograd.grad(run(start), start)
+    (expected,) = torch.autograd.grad(scan(memory, weights, *tokens)[0].square().sum(), start)
+    assert torch.allclose(got, expected, atol=1e-4)
+
+
 def tabled(lr, retain, momentum, length):
     filled = (torch.arange(lr.shape[1] * lr.shape[2]) < length).view(lr.shape[1:])
     return table(TITANS, Gates(lr, retain.exp(), momentum.exp()), filled)

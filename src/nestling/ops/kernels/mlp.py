@@ -21,7 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import nestling.tree as tree
+from nestling.core.architecture import GELU
 from nestling.ops.coefficients import Table
+from nestling.ops.layers import bent, unnormed
 from nestling.tree import state
 
 
@@ -82,7 +84,7 @@ def _period(tokens: LayerTokens, tables: tuple[Table, Table], held: Held, memory
     h = F.gelu(z)
     o = h @ held.w2.mT
     d2 = _slope(o, k, v, memory)
-    d1 = torch.ops.aten.gelu_backward(d2 @ held.w2, z)
+    d1 = bent(GELU(), d2 @ held.w2, z)
     if memory.current:
         hq = F.gelu(_seen(one, q, k, d1, held.w1, held.s1))
         oq = _seen(two, hq, h, d2, held.w2, held.s2)
@@ -99,14 +101,12 @@ def _said(o: Tensor, x: Tensor, memory: Two) -> Tensor:
 
 
 def _slope(o: Tensor, k: Tensor, v: Tensor, memory: Two) -> Tensor:
+    # ∂ℓ/∂M = M(k) − v
     error = _said(o, k, memory) - v
     if memory.eps is None:
         return error
-    spread, centre = torch.var_mean(o, -1, correction=0, keepdim=True)
-    scale = (spread + memory.eps).rsqrt()
-    y = (o - centre) * scale
-    # x̄ = (ȳ − mean ȳ − y mean(ȳ ⊙ y)) / s
-    return scale * (error - error.mean(-1, keepdim=True) - y * (error * y).mean(-1, keepdim=True))
+    _, mean, scale = torch.native_layer_norm(o, o.shape[-1:], None, None, memory.eps)
+    return unnormed(error, o, mean, scale)
 
 
 def _seen(table: Table, x: Tensor, inputs: Tensor, pairs: Tensor, weight: Tensor, trace: Tensor | None) -> Tensor:

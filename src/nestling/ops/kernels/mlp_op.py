@@ -72,15 +72,8 @@ def _forward(
 
 
 @_forward.register_fake
-def _(
-    given: Sequence[Tensor],
-    tables: Sequence[Tensor],
-    states: Sequence[Tensor],
-    residual: bool,
-    eps: float,
-    current: bool,
-) -> list[Tensor]:
-    groups = _plan(given, tables, states, residual, eps, current).groups
+def _(given: Sequence[Tensor], tables: Sequence[Tensor], states: Sequence[Tensor], *memory: Any) -> list[Tensor]:
+    groups = _plan(given, tables, states, *memory).groups
     marks = [x.new_empty(x.shape[0], groups, *x.shape[1:]) for x in states]
     return [torch.empty_like(given[2]), *(torch.empty_like(x) for _ in range(2) for x in states), *marks]
 
@@ -125,13 +118,7 @@ def _backward(
 
 @_backward.register_fake
 def _(
-    given: Sequence[Tensor],
-    tables: Sequence[Tensor],
-    kept: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    residual: bool,
-    eps: float,
-    current: bool,
+    given: Sequence[Tensor], tables: Sequence[Tensor], kept: Sequence[Tensor], grads: Sequence[Tensor], *memory: Any
 ) -> list[Tensor]:
     return [torch.empty_like(x) for x in (*given, *tables, *kept[: len(kept) // 2])]
 
