@@ -111,10 +111,7 @@ class Optimizer(torch.optim.Optimizer, ABC):
                 _check_finite(group)
             self._check_ready(group)
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            names, _ = layout(self.rule(group))
-            for some in portions(parameters) if names else (parameters,):  # nothing is made on the way to W − η g
-                self._write(some, group)
+            self._write([p for p in group["params"] if p.grad is not None], group)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -158,11 +155,16 @@ class Optimizer(torch.optim.Optimizer, ABC):
             return
         rule, gates = self.rule(group), self.gates(group)
         names, shape = layout(rule)
-        for parameter in parameters if names else ():
-            if not self.state[parameter]:
-                self.state[parameter] = self.start(parameter, group)
-        columns = [Column(self.state[parameter][name] for parameter in parameters) for name in names]
-        state = pytree.tree_unflatten(columns, shape)
+        for some in portions(parameters) if names else (parameters,):  # nothing is made on the way to W − η g
+            for parameter in some if names else ():
+                if not self.state[parameter]:
+                    self.state[parameter] = self.start(parameter, group)
+            columns = [Column(self.state[parameter][name] for parameter in some) for name in names]
+            self._step(some, group, (rule, gates, pytree.tree_unflatten(columns, shape)))
+
+    def _step(self, parameters: list[Tensor], group: Group, by: tuple[Rule, Gates, Any]) -> None:
+        """The same for some of them: ``by`` a rule, gates, and the state that the rule has of these."""
+        rule, gates, state = by
         wide = [torch.promote_types(p.dtype, torch.float32) for p in parameters]
         gradients = [p.grad.to(dtype) for p, dtype in zip(parameters, wide, strict=True)]  # type: ignore[union-attr]
         weights = [p.detach().to(dtype) for p, dtype in zip(parameters, wide, strict=True)]
