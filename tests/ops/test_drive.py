@@ -68,6 +68,21 @@ def test_and_go_on_where_they_stopped(cuts):
     assert_same((torch.cat(outputs, 2), states), alone(inputs, weights))
 
 
+def test_rows_that_stand_apart_go_on_as_each_would_alone():
+    inputs, weights = problem()
+    apart = (3, 5)
+    before = [
+        drive(MEMORIES, None, weights, tuple(x[row : row + 1, :, :n] for x in inputs), Marks(), Chunk(), work)[1]
+        for row, n in enumerate(apart)
+    ]
+    together = tree.map(lambda *leaves: torch.cat(leaves), *before)
+    now = tuple(torch.stack([x[row, :, n : n + 12] for row, n in enumerate(apart)]) for x in inputs)
+    y, states = drive(MEMORIES, together, None, now, Marks(), Chunk(), work)
+    for row, n in enumerate(apart):
+        whole, after = alone(tuple(x[row : row + 1, :, : n + 12] for x in inputs), weights)
+        assert_same((y[row : row + 1], tree.map(lambda x, row=row: x[row : row + 1], states)), (whole[:, :, n:], after))
+
+
 def test_and_begin_anew_with_documents_and_skip_padding():
     inputs, weights = problem()
     generator = torch.Generator().manual_seed(1)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import nestling as nl
-from nestling.core import linear
+from nestling import tree
+from nestling.core import Chain, Descend, Every, Momentum, linear
 from nestling.nn import (
     Attention,
     Identity,
@@ -25,6 +28,7 @@ from tests.laws.subjects import draw, small
 
 DIM, HEADS, LENGTH = 12, 2, 17
 WIDTH = DIM // HEADS
+SEGMENTWISE = Chain((Descend(), Every(6, Momentum())))
 
 
 def vectors(length: int = LENGTH) -> Tensor:
@@ -183,6 +187,29 @@ def test_as_context_a_memory_that_never_writes_leaves_segment_attention():
         gate = torch.sigmoid(normed(m[0], layer.memory_norm.gain))
         expected = (normed(y, layer.attention_norm.gain) * gate) @ layer.out.weight.T
         torch.testing.assert_close(layer(x)[0][0], expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [LONG_TERM_MEMORY, replace(LONG_TERM_MEMORY, rule=SEGMENTWISE, period=6, read_at="commit")],
+    ids=["by token", "once a segment"],
+)
+def test_as_context_whole_segments_equal_tokens_one_by_one(memory):
+    """Outputs, states and the gradients of all parameters."""
+    torch.manual_seed(0)
+    layer = MemoryAsContext(MemoryLayer(DIM, HEADS, memory), Segment(6, persistent=2, pool=2)).double()
+    x, found = vectors(19)[:2], []
+    for pieces in (x.split(19, 1), x.split(1, 1), x.split((6, 7, 6), 1)):
+        state, outputs = None, []
+        for piece in pieces:
+            y, state = layer(piece, state)
+            outputs.append(y)
+        y = torch.cat(outputs, 1)
+        loss = y.square().sum() + sum(leaf.sum() for leaf in state.before.values())
+        found.append((y, tree.leaves(state), torch.autograd.grad(loss, list(layer.parameters()))))
+    for y, leaves, grads in found[1:]:
+        for a, b in zip((y, *leaves, *grads), (found[0][0], *found[0][1], *found[0][2]), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
 
 
 def test_a_segment_that_cannot_be_is_refused():

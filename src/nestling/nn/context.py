@@ -120,25 +120,43 @@ class MemoryAsContext(Mixer):
         """(B, T, dim) -> (B, T, dim)"""
         rows, length = x.shape[:2]
         size = self.segment.length
-        fresh = self.initial_state(rows)
+        fresh = self.initial_state(rows) if state is None or marks.starts is not None else state
         carry = fresh if state is None else state
         if length == 1:
-            return self._token(
-                x, carry if marks.starts is None else tree.where(marks.starts[:, 0], fresh, carry), marks
-            )
+            begun = carry if marks.starts is None else tree.where(marks.starts[:, 0], fresh, carry)
+            return self._token(x, begun, marks)
+        whole, outputs = length // size if marks == UNMARKED and _empty(state) else 0, []
+        for segment in x[:, : whole * size].split(size, 1) if whole else ():
+            y, carry = self._whole(segment, carry)
+            outputs.append(y)
+        if whole and whole * size == length:
+            return torch.cat(outputs, 1), carry
+        x, length = x[:, whole * size :], length - whole * size
         layout = arrange(carry.filled, marks, length, size)
         inputs = layout.place(x[:, None])[:, 0].unflatten(1, (-1, size))
         new = layout.filled.unflatten(1, (-1, size))
-        outputs = []
+        placed = []
         for i in range(inputs.shape[1]):
             if layout.begins is not None:
                 carry = tree.where(layout.begins[:, i], fresh, carry)
             y, carry = self._one(inputs[:, i], new[:, i], carry)
-            outputs.append(y)
-        y = layout.take(torch.cat(outputs, 1)[:, None])[:, 0]
+            placed.append(y)
+        y = layout.take(torch.cat(placed, 1)[:, None])[:, 0]
         if marks.valid is not None:
             y = torch.where(marks.valid[..., None], y, torch.zeros_like(y))
-        return y, carry
+        return torch.cat((*outputs, y), 1), carry
+
+    def _whole(self, x: Tensor, before: ContextState) -> tuple[Tensor, ContextState]:
+        """A segment that begins and ends with its tokens: nothing was kept, and nothing is."""
+        q, k, v = (self._heads(part) for part in self.qkv(x).chunk(3, -1))
+        first, slots = self._places(), torch.arange(self.segment.length, device=x.device)
+        reads = self._recall(before.before, x).unflatten(1, (-1, self.segment.pool)).mean(2)
+        memory_k, memory_v = self._keys_and_values(reads)
+        recalled = rotate(memory_k, self.segment.persistent), memory_v
+        y = self._attend(rotate(q, first), slots[None], (rotate(k, first), v), recalled)
+        m, memory = self.memory(y, before.memory)
+        read = tree.map(torch.clone, self._readable(memory.memory))
+        return self._gated(y, m), replace(before, before=read, memory=memory)
 
     def _one(self, x: Tensor, new: Tensor, before: ContextState) -> tuple[Tensor, ContextState]:
         """One segment, whose slots are ``new`` (B, C), filled by earlier calls, or still empty."""
@@ -209,7 +227,9 @@ class MemoryAsContext(Mixer):
         dtype = self.out.weight.dtype
         held = {name: leaf.to(dtype) for name, leaf in zip(names, kept, strict=True)}
         held = tree.where(full, tree.map(torch.zeros_like, held), held)
-        read = tree.where(full, self._readable(memory.memory), before.before)
+        read = before.before
+        if torch.compiler.is_compiling() or bool(full.any()):
+            read = tree.where(full, self._readable(memory.memory), read)
         return ContextState(**held, filled=torch.where(full, 0, filled), before=read, memory=memory)
 
     def _gated(self, y: Tensor, m: Tensor) -> Tensor:
@@ -280,3 +300,8 @@ class MemoryAsContext(Mixer):
             state_bytes=tree.nbytes(tokens),
         )
         return [memory, copy, window]
+
+
+def _empty(state: ContextState | None) -> bool:
+    """Does a segment begin in every row? Not asked for while a program is compiled."""
+    return state is None or not (torch.compiler.is_compiling() or bool(state.filled.any()))

@@ -76,12 +76,15 @@ def drive(
     """
     rows, heads, length = tree.leaves(inputs)[0].shape[:3]
     size = _block(memories, chunk.block if length > 1 or marks.starts is not None else 1)
-    starting = None if fresh is None else tuple(_own(begin(m, w, rows)) for m, w in zip(memories, fresh, strict=True))
-    if states is None and marks == Marks() and starting is not None:
-        return _aligned(memories, starting, inputs, size, chunk, (work, prepare))
+    starting = None
+    if fresh is not None and (states is None or marks.starts is not None):
+        starting = tuple(_own(begin(m, w, rows)) for m, w in zip(memories, fresh, strict=True))
     ready = tuple(states) if states is not None else starting
     if ready is None:
         raise ValueError("drive needs states to go on from or fresh weights to begin at; got neither.")
+    written = (0,) * len(ready) if states is None else _together(ready, size)
+    if written is not None and marks == Marks():
+        return _aligned(memories, (ready, written), inputs, size, chunk, (work, prepare))
     layout = arrange(ready[0].phase[:, 0] % size, marks, length, size)
     blocks = layout.filled.shape[1] // size
 
@@ -109,16 +112,29 @@ def drive(
     return y, _closed(memories, carry)
 
 
+def _together(states: Sequence[MemoryState], size: int) -> tuple[int, ...] | None:
+    """How many tokens of its period each memory has written, where that is alike in all rows and fills blocks evenly."""
+    if torch.compiler.is_compiling():
+        return None
+    found = []
+    for phase in (state.phase for state in states):
+        first = int(phase.flatten()[0])
+        if first % size or not bool((phase == first).all()):
+            return None
+        found.append(first)
+    return tuple(found)
+
+
 def _aligned(
     memories: Sequence[Memory],
-    ready: tuple[MemoryState, ...],
+    begun: tuple[tuple[MemoryState, ...], tuple[int, ...]],
     inputs: Any,
     size: int,
     chunk: Chunk,
     doing: tuple[Work, Prepare],
 ) -> tuple[Tensor, tuple[MemoryState, ...]]:
-    """From a fresh start without marks: blocks are where the tokens are, and commits are known beforehand."""
-    work, prepare = doing
+    """Without marks, from states that have written as much in all rows: blocks are where the tokens are, and commits are known beforehand."""
+    (ready, written), (work, prepare) = begun, doing
     example = tree.leaves(inputs)[0]
     length = example.shape[2]
     blocks = -(-length // size)
@@ -130,19 +146,24 @@ def _aligned(
 
     def step(index: int, carry: Any, given: Any, shared: Any) -> tuple[Tensor, Any]:
         now, filled = given
-        after = min((index + 1) * size, length)
-        before = tuple(_aligned_commit(m, held, index * size, after) for m, held in zip(memories, carry, strict=True))
+        first, last = index * size, min((index + 1) * size, length)
+        before = tuple(
+            _aligned_commit(m, held, n + first, n + last) for m, held, n in zip(memories, carry, written, strict=True)
+        )
         y, wrote = work(before, now, filled)
         return y, tuple(_after(held, *each) for each, held in zip(wrote, before, strict=True))
 
     placed, slots = tree.map(lambda x: x.unflatten(2, (blocks, size)), (inputs, filled))
     given = (prepare(placed, slots), slots)
     y, carry = loop(step, tuple(state for state, _ in _opened(memories, ready)), given, None, blocks, chunk.stride)
-    phases = (torch.full_like(state.phase, _within(m, length)) for m, state in zip(memories, ready, strict=True))
+    phases = (
+        torch.full_like(state.phase, _within(m, n + length))
+        for m, state, n in zip(memories, ready, written, strict=True)
+    )
     # Before its first commit an anchor is the initial weights themselves; a state shares nothing with them.
     carry = tuple(
-        replace(held, anchor=tree.map(torch.clone, held.anchor)) if length <= memory.period else held
-        for memory, held in zip(memories, carry, strict=True)
+        replace(held, anchor=tree.map(torch.clone, held.anchor)) if n == 0 and length <= memory.period else held
+        for memory, held, n in zip(memories, carry, written, strict=True)
     )
     return y.flatten(2, 3)[:, :, :length], _closed(memories, tuple(zip(carry, phases, strict=True)))
 
@@ -169,18 +190,21 @@ def _commit(memory: Memory, held: BlockState, phase: Tensor, written: Tensor) ->
 
 def _aligned_commit(memory: Memory, held: BlockState, written: int, after: int) -> BlockState:
     """``written``, ``after``: how many tokens were written before the block, and with it."""
-    example = next(iter(held.dual.values()))
-    everywhere = torch.ones(example.shape[:2], dtype=torch.bool, device=example.device)
     if once(memory) and after % memory.period == 0:
-        held = replace(held, ends=everywhere)
+        held = replace(held, ends=_everywhere(held))
     if memory.period == math.inf or written % memory.period:
         return held
     if _lags(memory):
-        held = replace(held, opens=everywhere)
+        held = replace(held, opens=_everywhere(held))
     if not written:
         return held
     objective = memory.objective.commit(held.objective)
     return replace(held, anchor=memory.primal(held.dual, held.origin), objective=objective)
+
+
+def _everywhere(held: BlockState) -> Tensor:
+    example = next(iter(held.dual.values()))
+    return torch.ones(example.shape[:2], dtype=torch.bool, device=example.device)
 
 
 def _lags(memory: Memory) -> bool:
