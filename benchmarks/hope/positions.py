@@ -1,7 +1,7 @@
 """Does reading help reading? Bits per byte by position in long documents, with the writes and without.
 
     python -m benchmarks.hope.positions systems      Hope, a long-term memory and transformers of equal size
-    python -m benchmarks.hope.positions ablations    the rows of NL table 6 and of the press summary: hours
+    python -m benchmarks.hope.positions ablations    the rows of NL table 6 and of the press summary: hours, with --compile half of them
 
 All models see the same bytes in the same order, half of them novels, half the source of Python's standard library. Then each reads
 held-out documents, novels of other authors and other modules, as one stream from its beginning; ``off`` is the same weights with
@@ -27,6 +27,7 @@ from benchmarks.hope.training import Model, as_bytes, fit, read
 from benchmarks.novels import text
 from benchmarks.shared import SEEDS, Pieces, machine, spread, table, write
 from nestling.data import corpus
+from nestling.ops import Chunk
 from nestling.recipes.hope import ABLATIONS
 
 RATE, PIECE = 3e-3, 512
@@ -93,9 +94,9 @@ GROUPS = {
     "ablations": Group(
         {name: Member("hope", changes) for name, changes in ABLATIONS.items()},
         steps=400,
-        rows=2,
-        length=1024,
-        edges=(0, 256, 1024, 4096, 8192),
+        rows=4,
+        length=512,
+        edges=(0, 256, 1024, 4096),
         shape={"dim": 128, "layers": 2, "heads": 4},
     ),
 }
@@ -120,8 +121,10 @@ def held_out(length: int) -> dict[str, Tensor]:
     return {"prose": torch.stack(prose), "code": torch.stack(list(modules.values())[:6])}
 
 
-def trained(recipe: str, changes: Mapping[str, Any], seed: int, group: Group) -> tuple[nl.LM, dict[str, float]]:
-    """A model after the steps of its group."""
+def trained(
+    recipe: str, changes: Mapping[str, Any], seed: int, group: Group, compiled: bool
+) -> tuple[nl.LM, dict[str, float]]:
+    """A model after the steps of its group, by compiled blocks or not: the same but for rounding."""
     torch.manual_seed(seed)
     model = nl.build(recipe, vocab_size=256, **{**group.shape, **changes})
     generator, begun = torch.Generator().manual_seed(seed), time.process_time()
@@ -129,7 +132,7 @@ def trained(recipe: str, changes: Mapping[str, Any], seed: int, group: Group) ->
     def draw() -> Tensor:
         return torch.stack([_row(learnt()[number % 2], group.length, generator) for number in range(group.rows)])
 
-    losses = fit(model, draw, group.steps, RATE, floor=0.1)
+    losses = fit(model.using(Chunk(compiled=compiled)), draw, group.steps, RATE, floor=0.1)
     about = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "training": statistics.fmean(losses[-20:]),
@@ -143,9 +146,9 @@ def _row(part: Tensor, length: int, generator: torch.Generator) -> Tensor:
     return part[start : start + length + 1]
 
 
-def measured(member: Member, seed: int, group: Group) -> dict[str, Any]:
+def measured(member: Member, seed: int, group: Group, compiled: bool = False) -> dict[str, Any]:
     """Train, read with the writes and without, and with levels that are written in context."""
-    model, about = trained(member.recipe, member.changes, seed, group)
+    model, about = trained(member.recipe, member.changes, seed, group, compiled)
     written = {name: nl.InContext(model, levels, lr=0.1) for name, levels in member.levels.items()}
     ways: dict[str, Model] = {"on": model, "off": model.frozen(), **written}
     documents = held_out(group.edges[-1])
@@ -183,12 +186,14 @@ def main() -> None:
     """Measure what is missing, write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", choices=[*GROUPS, []], help="which; none: all")
+    parser.add_argument("--compile", action="store_true", help="train by compiled blocks: the same but for rounding")
+    given = parser.parse_args()
     torch.set_num_threads(1)
     pieces = Pieces("hope-positions")
-    for name in parser.parse_args().groups or GROUPS:
+    for name in given.groups or GROUPS:
         for seed in SEEDS:
             for system, member in GROUPS[name].members.items():
-                pieces.get((name, system, seed), partial(measured, member, seed, GROUPS[name]))
+                pieces.get((name, system, seed), partial(measured, member, seed, GROUPS[name], given.compile))
     text = [
         f"# Bits per byte by position\n\n`python -m benchmarks.hope.positions` on a {machine()}, float32, seeds "
         f"{', '.join(map(str, SEEDS))}: mean ± standard deviation. Six documents of each kind, one stream each; fall: the first part less the last.\n"
