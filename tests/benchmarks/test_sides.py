@@ -47,12 +47,23 @@ def test_speed_writes_ratios_to_each_preset_of_the_peer(monkeypatch: pytest.Monk
 
 
 def test_mac_writes_a_column_for_each_side(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    answers(
-        monkeypatch, tmp_path, mac, {"side": "", "parameters": 5, "training 8": [4.0]}, "--peer-python", "elsewhere"
-    )
+    said = {"parameters": 5, "ceiling": 1e10, "operations": 5e8, "training 1024": [4.0], "generation 8": [2.0]}
+    said["generation 8, compiled"] = [6.0]
+    answers(monkeypatch, tmp_path, mac, said, "--peer-python", "elsewhere")
     lines = (tmp_path / "mac.md").read_text("utf-8").splitlines()
-    assert lines[-4] == "|  | `titans_mac`, heads 1 | `titans_mac`, heads 4 | titans-pytorch |"
-    assert lines[-1] == "| training 8 tokens | 4.0 (1.0 ×) | 4.0 (1.0 ×) | 4.0 |"
+    assert lines[-8].startswith("| tokens/s | titans-pytorch | ours, by token, heads 1 | ours, by token, heads 4 |")
+    assert lines[-4].startswith("| training 1024 tokens | 4.0 | 4.0 (1.0 ×) |")
+    assert lines[-2].startswith("| generation 8 tokens, compiled | 6.0 | 6.0 (3.0 ×) |")
+    assert lines[-1].startswith("| training 1024 tokens, of the ceiling | 20% |")
+
+
+def test_mac_refuses_a_stream_that_depends_on_its_pieces() -> None:
+    import nestling as nl
+
+    model = nl.build("titans_mac", vocab_size=256, dim=16, layers=1, heads=1, segment=mac.SEGMENT, persistent=1, pool=8)
+    mac.same_in_pieces(model)
+    with pytest.raises(SystemExit, match="no parity"):
+        mac.same_in_pieces(lambda tokens, state=None: (model(tokens)[0], None))
 
 
 def test_optimizers_write_their_tables(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
