@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,32 +25,28 @@ class RMSNorm(nn.Module):
         return (F.rms_norm(widened(x), self.gain.shape, eps=self.eps) * self.gain).to(x.dtype)
 
 
-class HeadNorm(nn.Module):
-    """y = g ⊙ max(1, s) x / √(mean(x²) + s²), over the last axis, with a floor s for each head.
+class BoundedNorm(nn.Module):
+    """y = g ⊙ x / √(1 + mean(x²)/b²), over the last axis, computed in at least float32.
 
-    Far above its floor only the direction of x is left (``RMSNorm`` is s = 10⁻³). Below a floor above 1 x stays as it is: then a
-    difference of two counts is one number, however high they are.
+    Far above the bound b only the direction of x is left, at the r.m.s. b. Far below it x stays as it is: then a difference of two
+    counts is one number, however high they are.
 
-    >>> norm = HeadNorm(2, floors=(1e-3, 10.0))
-    >>> norm(torch.tensor([[[0.3, 0.4]], [[0.3, 0.4]]])).round(decimals=2)
-    tensor([[[0.8500, 1.1300]],
-    <BLANKLINE>
-            [[0.3000, 0.4000]]], grad_fn=<RoundBackward1>)
+    >>> norm = BoundedNorm(2, bound=10.0)
+    >>> norm(torch.tensor([[0.3, 0.4], [300.0, 400.0]])).round(decimals=1)
+    tensor([[ 0.3000,  0.4000],
+            [ 8.5000, 11.3000]], grad_fn=<RoundBackward1>)
     """
 
-    floors: Tensor
-
-    def __init__(self, dim: int, floors: Sequence[float]) -> None:
-        """``dim``: width of the last axis; ``floors``: one for each head, the third axis from the end."""
+    def __init__(self, dim: int, bound: float) -> None:
+        """``dim``: width of the last axis."""
         super().__init__()
         self.gain = nn.Parameter(torch.ones(dim))
-        self.register_buffer("floors", torch.tensor(floors)[:, None, None], persistent=False)
+        self.bound = bound
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., H, T, dim) -> (..., H, T, dim)"""
+        """(..., dim) -> (..., dim)"""
         wide = widened(x)
-        # s / √(mean(x²) + s²) for s > 1
-        scale = self.floors.clamp(min=1) * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.floors**2)
+        scale = torch.rsqrt(1 + wide.square().mean(-1, keepdim=True) / self.bound**2)
         return (wide * scale * self.gain).to(x.dtype)
 
 

@@ -14,7 +14,7 @@ from nestling.core import Architecture, Beside, Gates, Matrix, Memory, MemorySta
 from nestling.errors import NestlingError
 from nestling.nn.conv import ShortConv
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
-from nestling.nn.norm import HeadNorm, RMSNorm, unit, widened
+from nestling.nn.norm import BoundedNorm, RMSNorm, unit, widened
 from nestling.nn.record import tell
 from nestling.nn.self_modifying_form import GATES, VECTORS, SelfForm, SelfRange, joined
 from nestling.nn.self_modifying_start import Starts, Tracking
@@ -89,10 +89,10 @@ class SelfModifying(Mixer):
         }
         used = (*form.adaptive, *form.static)
         self.bias = nn.ParameterDict({name: nn.Parameter(starts[name]) for name in GATES if name in used})
-        self.norm: RMSNorm | HeadNorm = RMSNorm(width)
+        self.norm: RMSNorm | BoundedNorm = RMSNorm(width)
         if isinstance(form.start, Tracking):
             form.start(self._starts())
-            self.norm = HeadNorm(width, form.start.floors(heads))
+            self.norm = BoundedNorm(width, form.start.bound)
         self.gate = nn.Linear(dim, dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 

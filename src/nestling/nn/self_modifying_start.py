@@ -34,7 +34,7 @@ class Tracking:
     In an additive head keys and queries lie in the first half of the channels, and what is written along keys in the second,
     which no memory reads. v = 10 k before its bounds, so that u is at c for every token (``Within``), and the memory begins empty
     along keys. Then transitions I + η o kᵀ commute, writes add up as in linear attention, whatever their order, and what is read is
-    the count and nothing else, at its length (``HeadNorm``). In a reflecting head v is opposite to k, so that a write turns
+    the count and nothing else, at its length (``BoundedNorm``). In a reflecting head v is opposite to k, so that a write turns
     around what the key reads. Other heads keep what was drawn, with shorter values. M_α begins at zero: what is kept depends on no
     token.
 
@@ -45,24 +45,15 @@ class Tracking:
     (tensor([1., 1., 0., 0.]), tensor([10., 10.,  0.,  0.]), tensor(-0.7000), tensor([0., 0., 1., 1.]))
     """
 
-    additive: int = 2
+    additive: int = 3
     reflecting: int = 1
     counting: float = -2.0
     """b of η in additive heads: a step of the count is 0.12 of the limit of η"""
     turning: float = 0.7
     """b of η in reflecting heads: λ = α - η (c - u) is near -1, from where (aa)* is learnt, and not near 0, from where it is not"""
 
-    floor: float = 5.0
-    """Up to what r.m.s. readings keep their length; those of reflecting heads have none, what they say is a sign"""
-
-    def floors(self, heads: int) -> tuple[float, ...]:
-        """Of ``HeadNorm``, one for each head.
-
-        >>> Tracking(1, 1).floors(3)
-        (5.0, 0.001, 5.0)
-        """
-        signs = range(self.additive, self.additive + self.reflecting)
-        return tuple(1e-3 if head in signs else self.floor for head in range(heads))
+    bound: float = 50.0
+    """Up to what r.m.s. readings keep their length (``BoundedNorm``)"""
 
     def __call__(self, starts: Starts) -> None:
         """Write the starts into the first heads."""

@@ -52,7 +52,7 @@ TRACKING: dict[str, Any] = {
         projections=Matrix(),
         retention=Delta(),
         value=Within(),
-        start=Tracking(additive=2, reflecting=1),
+        start=Tracking(additive=3, reflecting=1),
     ),
     "ranges": SelfRange(lr=1.0, slow=0.0, fast=0.0, retain=14.0, projections=0.01),
     "levels": (Level("fast", 1), Level("slow", 1)),
