@@ -150,6 +150,8 @@ def _last(gate: Tensor, filled: Tensor | None) -> tuple[Tensor, Tensor]:
 
 def ratios(gate: Tensor, filled: Tensor | None) -> tuple[Tensor, Tensor]:
     """Πᵣ≤ₜ gᵣ (..., C) and Π_{j<r≤t} gᵣ (..., C, C) for j ≤ t, zero above the diagonal."""
+    if gate.shape[-1] == 1 and filled is None:
+        return gate.clamp_min(_FLOOR), torch.ones_like(gate)[..., None]
     log = gate.clamp_min(_FLOOR).log()
     if filled is not None:
         log = torch.where(filled, log, torch.zeros_like(log))

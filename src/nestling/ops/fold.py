@@ -24,13 +24,14 @@ def fold(start: Term, trace: Term | None, pairs: Tensor, inputs: Tensor) -> Tens
     tensor([[[[4., 0.],
               [6., 1.]]]])
     """
-    folded: Tensor = _Fold.apply(*start, *(trace or (None, None)), pairs, inputs)
+    given = *start, *(trace or (None, None)), pairs, inputs
+    folded: Tensor = _Fold.apply(*given) if torch.is_grad_enabled() else _folded(*given)
     return folded
 
 
 def through(weight: Tensor, x: Tensor) -> Tensor:
     """W x for tokens ``x`` (..., C, in), with a derivative by W that lies in memory as W does, so that sums of them are one pass."""
-    y: Tensor = _Through.apply(weight, x)
+    y: Tensor = _Through.apply(weight, x) if torch.is_grad_enabled() else x @ weight.mT
     return y
 
 
@@ -64,11 +65,7 @@ class _Fold(torch.autograd.Function):
         inputs: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(kept, weight, carried, trace, pairs, inputs)
-        folded = _scaled(kept, weight)
-        if carried is not None and trace is not None:
-            folded = folded.addcmul_(carried[..., None, None], trace)
-        shape = folded.shape
-        return folded.flatten(0, -3).baddbmm_(pairs.mT.flatten(0, -3), inputs.flatten(0, -3)).view(shape)
+        return _folded(kept, weight, carried, trace, pairs, inputs)
 
     @staticmethod
     def backward(ctx: Any, back: Tensor) -> tuple[Tensor | None, ...]:
@@ -83,6 +80,16 @@ class _Fold(torch.autograd.Function):
             inputs @ back.mT if wanted[4] else None,
             pairs @ back if wanted[5] else None,
         )
+
+
+def _folded(
+    kept: Tensor, weight: Tensor, carried: Tensor | None, trace: Tensor | None, pairs: Tensor, inputs: Tensor
+) -> Tensor:
+    folded = _scaled(kept, weight)
+    if carried is not None and trace is not None:
+        folded = folded.addcmul_(carried[..., None, None], trace)
+    shape = folded.shape
+    return folded.flatten(0, -3).baddbmm_(pairs.mT.flatten(0, -3), inputs.flatten(0, -3)).view(shape)
 
 
 def _scaled(factor: Tensor, weight: Tensor) -> Tensor:

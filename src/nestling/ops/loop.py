@@ -42,6 +42,9 @@ def _run(step: Step, carry: Any, inputs: Any, shared: Any, indices: range) -> tu
     # Unbound once: the gradient of an indexed block would be a whole sequence of zeros, for every block. Copied before, so that
     # blocks lie in memory the same way whatever the number of blocks: a compiler takes another layout for another program.
     leaves, rebuild = tree.flatten(inputs)
+    if len(indices) == 1:
+        output, carry = step(indices[0], carry, rebuild([leaf[:, :, 0].contiguous() for leaf in leaves]), shared)
+        return output[:, :, None], carry
     columns = [leaf.movedim(2, 0).clone(memory_format=torch.contiguous_format).unbind(0) for leaf in leaves]
     outputs = []
     for place, index in enumerate(indices):
