@@ -83,7 +83,6 @@ GROUPS = {
             "transformer": Member("transformer", TRANSFORMER),
             # measured apart from the one before, whose results are older
             "transformer, levels too": Member("transformer", TRANSFORMER, {"levels too": BLOCKS, "all at 64": ALL}),
-            "hope_attention": Member("hope_attention", TRANSFORMER, {"levels too": LEVELS}),
         },
         steps=400,
         rows=2,
@@ -93,7 +92,7 @@ GROUPS = {
     ),
     "ablations": Group(
         {name: Member("hope", changes) for name, changes in ABLATIONS.items()},
-        steps=400,
+        steps=250,
         rows=4,
         length=512,
         edges=(0, 256, 1024, 4096),
