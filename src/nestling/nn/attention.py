@@ -119,8 +119,8 @@ class Attention(Mixer):
         if marks.valid is None:
             count = torch.full_like(before.filled, length)
             key, value = keys[:, :, length:], values[:, :, length:]
-            if length > 1:
-                # Views would keep all that was read in this call alive.
+            if length > 1 or torch.compiler.is_compiling():
+                # Views would keep all that was read in this call alive, and a program wants a state to lie as the one before.
                 key, value = key.clone(), value.clone()
         else:
             count = marks.valid.sum(1)
