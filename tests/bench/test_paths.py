@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+import nestling.nn.memory
 from nestling.bench import paths, report, worker
 from nestling.bench.cells import cells, flops, moved
 from nestling.bench.config import PathsConfig
@@ -24,6 +25,7 @@ def here(monkeypatch):
     """Cells in this process: what they do is the same, and a process takes seconds to begin."""
     monkeypatch.setattr(worker, "ceiling", lambda cell: 1e9)
     monkeypatch.setattr(worker, "bandwidth", lambda cell: 1e9)
+    monkeypatch.setattr(nestling.nn.memory, "scan", nestling.nn.memory.scan)  # which ``naively`` replaces
 
     def run(cell, config, base):
         return paths._result(cell, worker.measured(asdict(cell)))
@@ -32,9 +34,10 @@ def here(monkeypatch):
 
 
 def test_every_path_is_measured_after_parity(here, tmp_path):
-    ours = ("reference", "chunk", "commit", "plain", "dgd", "linear", "exact")
+    ours = ("reference", "naive", "chunk", "commit", "plain", "dgd", "linear", "exact")
     config = PathsConfig(ours, ("training",), out=str(tmp_path), **TINY)
     more = PathsConfig(("commit",), ("forward", "decode", "stream"), out=str(tmp_path), **TINY)
+    assert not list(cells(replace(more, paths=("naive",), whats=("decode", "stream"))))
     results = [*bench_paths(config), *bench_paths(more)]
     assert len(results) == 3 + len(ours)
     for each in results:
@@ -124,7 +127,7 @@ def test_rounds_are_one_row_and_rivals_have_ratios(tmp_path):
     rows = [
         line for line in (tmp_path / "paths.md").read_text().splitlines() if line.startswith(("| commit", "| peer"))
     ]
-    assert len(rows) == 3 and rows[0].endswith("| 4.0 |  | 2.0 |")
+    assert len(rows) == 3 and rows[0].endswith("| 4.0 |  |  | 2.0 |")
     assert flops(listed[0]) > 0 and moved(listed[0]) > 0
 
 

@@ -4,6 +4,7 @@
 path      memory                                                computed
 ========= ===================================================== ==========================================
 reference 2 layers ×4, residual and norm, momentum by token     token by token
+naive     the same                                              token by token, by ``vmap(grad)``
 chunk     the same                                              in blocks
 compiled  the same                                              in blocks through ``torch.compile``
 commit    the same, read at commits, momentum once a period     by whole periods
@@ -74,12 +75,14 @@ def cells(config: PathsConfig) -> Iterator[Cell]:
                 for heads in config.heads:
                     for chunk in config.chunks:
                         for length in sorted(config.lengths):
-                            for path, source in _rivals(config):
+                            for path, source in _rivals(config, what):
                                 yield Cell(path, source, what, heads, chunk, length, dtype, round_, **same)
 
 
-def _rivals(config: PathsConfig) -> Iterator[tuple[Path, Source]]:
+def _rivals(config: PathsConfig, what: What) -> Iterator[tuple[Path, Source]]:
     for path in config.paths:
+        if path == "naive" and what in ("decode", "stream"):
+            continue  # it has no state to go on from
         yield path, "peer" if path == "peer" else "here"
         if config.base is not None and path != "peer":
             yield path, "base"
@@ -105,10 +108,11 @@ def flops(cell: Cell) -> float:
     d, n, token = cell.dim // cell.heads, weights(cell), cell.what == "decode"
     width = d if cell.path in ("linear", "exact") else d + EXPAND * d
     # Tokens of a block look at one another; a single token has no others.
-    table = 0 if token or cell.path == "reference" else 4 * cell.chunk * width * cell.heads
+    table = 0 if token or cell.path in ("reference", "naive") else 4 * cell.chunk * width * cell.heads
     solve = 0 if token else 3 * cell.chunk * width * cell.heads
     memory = {
         "reference": 11 * n,
+        "naive": 11 * n,
         "chunk": 11 * n + table,
         "compiled": 11 * n + table,
         "commit": 7 * n,
@@ -127,5 +131,5 @@ def moved(cell: Cell) -> float:
     """Bytes of fast weights that a token moves at least: what is carried, read and written once a chunk, both ways in training."""
     carried = weights(cell) * (1 if cell.path in ("plain", "dgd", "linear", "exact") else 2)
     passes = 2 + (3 if cell.what == "training" else 0)
-    tokens = 1 if cell.what == "decode" or cell.path == "reference" else cell.chunk
+    tokens = 1 if cell.what == "decode" or cell.path in ("reference", "naive") else cell.chunk
     return passes * carried * (4 if cell.dtype == "float32" else 2) / tokens

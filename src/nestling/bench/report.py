@@ -29,7 +29,7 @@ TITLES = {
 }
 COLUMNS = (
     *("path", "heads", "chunk", "T", "type", "tokens/s", "±", "GFLOP/s", "of ceiling", "of copy speed"),
-    *("fast weights", "peak", "first run", "× peer", "× reference", "× base"),
+    *("fast weights", "peak", "first run", "× peer", "× reference", "× naive", "× base"),
 )
 
 
@@ -128,7 +128,10 @@ def _row(result: Result, rivals: Sequence[Result]) -> str:
         size(weights(cell) * (4 if cell.dtype == "float32" else 2)),
         "" if result.peak_mib is None else f"{result.peak_mib:,.0f} MiB",
         f"{result.first:.1f} s",
-        *(_ratio(result, rivals, path, source) for path, source in (("peer", "peer"), ("reference", "here"))),
+        *(
+            _ratio(result, rivals, path, source)
+            for path, source in (("peer", "peer"), ("reference", "here"), ("naive", "here"))
+        ),
         _ratio(result, rivals, cell.path, "base") if cell.source == "here" else "",
     )
     return f"| {name} | {' | '.join((*shape, *figures))} |"

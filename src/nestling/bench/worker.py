@@ -72,7 +72,54 @@ def ours(cell: dict[str, Any]) -> Any:
         "exact": core.Memory(core.Matrix(), core.DotProduct(), core.Erase(), plain, chunk),
     }.get(cell["path"], core.Memory(body, squared, core.Decay(), titans, chunk))
     fast = Chunk(block=chunk, compiled=cell["path"] == "compiled")
-    return MemoryLayer(cell["dim"], cell["heads"], memory, path=Reference() if cell["path"] == "reference" else fast)
+    layer = MemoryLayer(cell["dim"], cell["heads"], memory, path=Reference() if cell["path"] == "reference" else fast)
+    return naively(layer) if cell["path"] == "naive" else layer
+
+
+class Naive:
+    """What one would write first, as the path of a layer: each token's gradient by ``vmap(grad)``, weights and all, one token after another."""
+
+    def __call__(self, memory: Any, start: Any, q: Tensor, k: Tensor, v: Tensor, gates: Any, **_: Any) -> Any:
+        """``ops.scan`` of Titans' memory from its initial weights; there is no state to go on from."""
+        from nestling.core import linear
+
+        def one(weights: dict[str, Tensor], key: Tensor) -> Tensor:
+            return memory.architecture(linear(weights), key)
+
+        def loss(weights: dict[str, Tensor], key: Tensor, value: Tensor) -> Tensor:
+            return memory.objective(one(weights, key), value, float("inf"))
+
+        slope, read = (torch.vmap(torch.vmap(each)) for each in (torch.func.grad(loss), one))
+        now = {name: weight.expand(q.shape[0], *weight.shape) for name, weight in start.items()}
+        trace, anchor, outputs = {name: torch.zeros_like(weight) for name, weight in now.items()}, now, []
+        for t in range(q.shape[2]):
+            if t % memory.period == 0:
+                anchor = now
+            found = slope(anchor, k[:, :, t], v[:, :, t])
+            gate = {name: [each[:, :, t, None, None] for each in _gates(gates.of(name))] for name in now}
+            # Sₜ = ηₜSₜ₋₁ − θₜ∇ℓ,  Mₜ = (1 − αₜ)Mₜ₋₁ + Sₜ        Titans eqs 13-14
+            trace = {name: gate[name][2] * trace[name] - gate[name][0] * found[name] for name in now}
+            now = {name: gate[name][1] * now[name] + trace[name] for name in now}
+            outputs.append(read(now, q[:, :, t]))
+        return torch.stack(outputs, 2), None
+
+
+def _gates(gates: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return gates.lr, gates.retain, gates.momentum
+
+
+def naively(layer: Any) -> Any:
+    """The layer with ``Naive`` for a path, which ``ops.scan`` does not know."""
+    import nestling.nn.memory as home
+
+    known: Any = home.scan
+
+    def scan(*given: Any, path: Any, **options: Any) -> Any:
+        return path(*given) if isinstance(path, Naive) else known(*given, path=path, **options)
+
+    home.scan = scan  # type: ignore[assignment]  # this process is the cell's own
+    layer.path = Naive()
+    return layer
 
 
 def peer(cell: dict[str, Any]) -> Any:
