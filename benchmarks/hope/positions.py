@@ -40,6 +40,8 @@ HELD_OUT = (
     "Eliot_Adam_1859",
     "Dickens_Oliver_1839",
 )
+EVERY_STEP = ABLATIONS["only fast levels"]["levels"]
+"""Of training: what is compared with anything but levels has them all trained at every step, as other models are"""
 LEVELS = (nl.Level("fast", 64, owns="*.chain.0.*"), nl.Level("slow", 256, owns="*.chain.1.*"))
 """A continuum memory system, when it is written in context too: periods in tokens"""
 # The closest to it without one: the same two periods, each for half of the weights of the channel mixers. Hope has both levels in
@@ -78,7 +80,7 @@ class Group:
 GROUPS = {
     "systems": Group(
         {
-            "hope": Member("hope", levels={"levels too": LEVELS}),
+            "hope": Member("hope", {"levels": EVERY_STEP}, {"levels too": LEVELS}),
             "titans_lmm": Member("titans_lmm", {"expand": 2.25}),
             "transformer": Member("transformer", TRANSFORMER),
             # measured apart from the one before, whose results are older
@@ -91,7 +93,10 @@ GROUPS = {
         shape={"dim": 128, "layers": 2, "heads": 4},
     ),
     "ablations": Group(
-        {name: Member("hope", changes) for name, changes in ABLATIONS.items()},
+        {
+            name: Member("hope", changes if name == "Hope" else {"levels": EVERY_STEP, **changes})
+            for name, changes in ABLATIONS.items()
+        },
         steps=250,
         rows=4,
         length=512,
