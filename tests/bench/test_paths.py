@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from datetime import date
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,6 +28,10 @@ def here(monkeypatch):
     monkeypatch.setattr(worker, "ceiling", lambda cell: 1e9)
     monkeypatch.setattr(worker, "bandwidth", lambda cell: 1e9)
     monkeypatch.setattr(nestling.nn.memory, "scan", nestling.nn.memory.scan)  # which ``naively`` replaces
+
+    # Results are named by the day, and a test may begin on one and end on the next.
+    today = SimpleNamespace(date=SimpleNamespace(today=lambda: date(2026, 1, 1)))
+    monkeypatch.setattr(paths, "datetime", today)
 
     def run(cell, config, base):
         return paths._result(cell, worker.measured(asdict(cell)))
