@@ -163,12 +163,13 @@ def main() -> int:
     from benchmarks.sides import told
 
     found = {}
+    more = ["--compile"] if options.compile else []
     for side in (*(["peer"] if options.peer_python else []), *OURS):
         python = options.peer_python if side == "peer" else sys.executable
-        more = ["--compile"] if options.compile else []
         found[side] = told(python, __file__, "--side", side, "--repeats", str(options.repeats), *more)
         print(shown(found), flush=True)
-    write("mac", f"`python -m benchmarks.mac --peer-python PATH --compile` on a {machine()}\n\n{shown(found)}")
+    command = " ".join(("python -m benchmarks.mac --peer-python PATH --repeats", str(options.repeats), *more))
+    write("mac", f"`{command}` on a {machine()}\n\n{shown(found)}")
     return 0
 
 
