@@ -178,7 +178,8 @@ def main() -> None:
     )
     text = (
         f"# Hope beside nested-learning 0.2.0\n\n`python -m benchmarks.hope.speed --peer-python PATH` on a {machine()}, float32, width "
-        f"{WIDTH}, {BLOCKS} blocks, {HEADS} heads, bytes. A training step with AdamW, medians of {given.rounds} rounds in turns, processor time.\n\n"
+        f"{WIDTH}, {BLOCKS} blocks, {HEADS} heads, bytes. A training step with AdamW, "
+        f"medians of rounds in turns ({given.rounds}), processor time.\n\n"
     )
     text += table(header, rows) + "\n"
     write("hope-speed", text)

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nestling.nn.cms import levels_of
-from nestling.optim import Scheduled
+from nestling.train.optimizer import by_levels
 
 Model = Callable[..., tuple[Tensor, Any]]
 """(tokens (B, T), state) -> (logits (B, T, 256), state)"""
@@ -50,8 +49,7 @@ def rate_at(step: int, steps: int, rate: float, floor: float) -> float:
 def fit(model: nn.Module, draw: Callable[[], Tensor], steps: int, rate: float, floor: float) -> list[float]:
     """Train by AdamW on batches (B, T + 1) of bytes, gradients clipped at 1, levels by their periods; the loss of each step in bits per byte."""
     inner = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.1)
-    levels = [level for level in levels_of(model) if level.period > 1]
-    optimizer = Scheduled(inner, model.named_parameters(), levels) if levels else inner
+    optimizer = by_levels(inner, model)
     losses = []
     for step in range(steps):
         batch = draw()

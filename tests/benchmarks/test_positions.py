@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import nestling as nl
-from benchmarks.hope import positions, training
+from benchmarks.hope import positions, stream, training
 
 SYSTEMS = positions.GROUPS["systems"]
 SMALL = replace(SYSTEMS, steps=3, length=64, edges=(0, 64, 192), shape={"dim": 32, "layers": 2, "heads": 2})
@@ -54,3 +54,15 @@ def test_systems_that_are_written_are_of_one_size_and_write_their_channel_mixers
         assert {n for each in owned for n in each} == set(mixers)
         shares = [sum(mixers[n] for n in each) / sum(mixers.values()) for each in owned]
         assert shares == [1 / len(levels)] * len(levels) and levels[0].period == 64
+
+
+def test_a_stream_is_read_by_a_hope_that_was_trained_as_the_other_is(
+    no_novels: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(positions.GROUPS, "systems", SMALL)
+    model, about = stream.trained_hope(2)
+    assert len(model.blocks) == 4 and about["parameters"] > 1_500_000
+    rows = stream.stream(model, torch.randint(256, (stream.PARTS * 16 + 1,)), 16)
+    assert [row["read"] for row in rows] == [16 * part for part in range(1, 11)]
+    assert len({row["state"] for row in rows}) == 1 and all(len(row["surprise"]) == 4 for row in rows)
+    assert len(capsys.readouterr().out.splitlines()) == len(rows)

@@ -30,6 +30,9 @@ EXPAND = 4
 """Hidden width of the deep memories, in widths of a key."""
 
 
+BY_TOKEN: tuple[Path, ...] = ("reference", "naive")
+"""Paths that go token by token: fast weights are carried through each, and no token sees a table of others."""
+
 SAME = ("dim", "batch", "device", "threads", "repeats", "budget", "gib", "seed")
 """Settings that all cells of a run share."""
 
@@ -108,7 +111,7 @@ def flops(cell: Cell) -> float:
     d, n, token = cell.dim // cell.heads, weights(cell), cell.what == "decode"
     width = d if cell.path in ("linear", "exact") else d + EXPAND * d
     # Tokens of a block look at one another; a single token has no others.
-    table = 0 if token or cell.path in ("reference", "naive") else 4 * cell.chunk * width * cell.heads
+    table = 0 if token or cell.path in BY_TOKEN else 4 * cell.chunk * width * cell.heads
     solve = 0 if token else 3 * cell.chunk * width * cell.heads
     memory = {
         "reference": 11 * n,
@@ -131,5 +134,5 @@ def moved(cell: Cell) -> float:
     """Bytes of fast weights that a token moves at least: what is carried, read and written once a chunk, both ways in training."""
     carried = weights(cell) * (1 if cell.path in ("plain", "dgd", "linear", "exact") else 2)
     passes = 2 + (3 if cell.what == "training" else 0)
-    tokens = 1 if cell.what == "decode" or cell.path in ("reference", "naive") else cell.chunk
+    tokens = 1 if cell.what == "decode" or cell.path in BY_TOKEN else cell.chunk
     return passes * carried * (4 if cell.dtype == "float32" else 2) / tokens

@@ -96,16 +96,14 @@ class Naive:
             if t % memory.period == 0:
                 anchor = now
             found = slope(anchor, k[:, :, t], v[:, :, t])
-            gate = {name: [each[:, :, t, None, None] for each in _gates(gates.of(name))] for name in now}
-            # Sₜ = ηₜSₜ₋₁ − θₜ∇ℓ,  Mₜ = (1 − αₜ)Mₜ₋₁ + Sₜ        Titans eqs 13-14
-            trace = {name: gate[name][2] * trace[name] - gate[name][0] * found[name] for name in now}
-            now = {name: gate[name][1] * now[name] + trace[name] for name in now}
+            for name in now:
+                gate = gates.of(name)
+                lr, retain, momentum = (x[:, :, t, None, None] for x in (gate.lr, gate.retain, gate.momentum))
+                # Sₜ = ηₜSₜ₋₁ − θₜ∇ℓ,  Mₜ = (1 − αₜ)Mₜ₋₁ + Sₜ        Titans eqs 13-14
+                trace[name] = momentum * trace[name] - lr * found[name]
+                now = {**now, name: retain * now[name] + trace[name]}
             outputs.append(read(now, q[:, :, t]))
         return torch.stack(outputs, 2), None
-
-
-def _gates(gates: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return gates.lr, gates.retain, gates.momentum
 
 
 def naively(layer: Any) -> Any:

@@ -38,7 +38,17 @@ def scheduled(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimize
     >>> type(scheduled(CMS(8, [Level("fast", 1), Level("slow", 4)]), OptimizerConfig())).__name__
     'Scheduled'
     """
-    inner, levels = optimizer_of(model, config), levels_of(model)
+    return by_levels(optimizer_of(model, config), model)
+
+
+def by_levels(inner: torch.optim.Optimizer, model: nn.Module) -> torch.optim.Optimizer:
+    """``inner``, which moves the levels of every ``CMS`` in the model at their own periods; ``inner`` itself if all move at every step.
+
+    >>> model = nn.Linear(2, 2)
+    >>> type(by_levels(torch.optim.SGD(model.parameters(), lr=0.1), model)).__name__
+    'SGD'
+    """
+    levels = levels_of(model)
     if all(level.period == 1 and level.reset is None for level in levels):
         return inner
     return optim.Scheduled(inner, model.named_parameters(), levels)
