@@ -36,3 +36,15 @@ def test_lengths_stay_and_types_come_back():
     assert rotate(x.bfloat16(), 3).dtype == torch.bfloat16
     exact = rotate(x.double(), 100_000)
     torch.testing.assert_close(rotate(x, 100_000).double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_angles_that_were_asked_for_in_inference_serve_training_too():
+    x = torch.randn(2, 3, 7, 6)
+    with torch.inference_mode():
+        expected = rotate(x, first=11).clone()
+    given = x.clone().requires_grad_()
+    turned = rotate(given, first=11)
+    turned.square().sum().backward()
+    torch.testing.assert_close(turned.detach(), expected)
+    # A rotation keeps lengths: the gradient of the squared length is 2x.
+    torch.testing.assert_close(given.grad, 2 * x)

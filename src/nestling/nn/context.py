@@ -191,22 +191,21 @@ class MemoryAsContext(Mixer):
 
     def _token(self, x: Tensor, before: ContextState, marks: Marks) -> tuple[Tensor, ContextState]:
         """One token of each row, against what the state has kept: O(C), where the segment as a whole is O(C²)."""
-        pool, slot = self.segment.pool, before.filled
+        pool, slot = self.segment.pool, _slot(before)
         q, k, v = (self._heads(part) for part in self.qkv(x).chunk(3, -1))
-        place = self._places() + slot[:, None]
-        own = (torch.arange(self.segment.length, device=x.device) == slot[:, None])[:, None, :, None]
-        tokens = (torch.where(own, rotate(k, place), before.key), torch.where(own, v, before.value))
-        sums = before.reads + self._recall(before.before, x)[:, 0]
-        made = (slot + 1) % pool == 0
-        k, v = self._keys_and_values(sums[:, None] / pool)
-        here = torch.arange(before.memory_key.shape[2], device=x.device) == (slot // pool)[:, None]
-        here = (here & made[:, None])[:, None, :, None]
-        turned = rotate(k, self.segment.persistent + (slot // pool)[:, None])
-        recalled = (torch.where(here, turned, before.memory_key), torch.where(here, v, before.memory_value))
-        y = self._attend(rotate(q, place), slot[:, None], tokens, recalled)
+        place = self._places() + slot
+        tokens = (_put(before.key, rotate(k, place), slot), _put(before.value, v, slot))
+        sums, recalled = before.reads + self._recall(before.before, x)[:, 0], (before.memory_key, before.memory_value)
+        number, made = slot // pool, (slot + 1) % pool == 0
+        if made is not False:
+            k, v = self._keys_and_values(sums[:, None] / pool)
+            k = rotate(k, self.segment.persistent + number)
+            recalled = (_put(recalled[0], k, number, made), _put(recalled[1], v, number, made))
+            sums = torch.zeros_like(sums) if made is True else sums * ~made
+        y = self._attend(rotate(q, place), slot, tokens, recalled)
         m, memory = self.memory(y, before.memory, Marks(marks.valid))
         o = self._gated(y, m)
-        state = self._after(before, slot + 1, tokens, recalled, sums * ~made[:, None], memory)
+        state = self._after(before, slot + 1, tokens, recalled, sums, memory)
         if marks.valid is None:
             return o, state
         return o * marks.valid[..., None], tree.where(marks.valid[:, 0], state, before)
@@ -214,23 +213,26 @@ class MemoryAsContext(Mixer):
     def _after(
         self,
         before: ContextState,
-        filled: Tensor,
+        filled: Tensor | int,
         tokens: tuple[Tensor, ...],
         recalled: tuple[Tensor, ...],
         reads: Tensor,
         memory: MemoryLayerState,
     ) -> ContextState:
-        """The state after a segment has ``filled`` (B,) tokens; where it is full the next one begins."""
-        full = filled == self.segment.length
+        """The state after a segment has ``filled`` (B, ·) tokens; where it is full the next one begins."""
         kept = (*tokens, *recalled, reads)
         names = ("key", "value", "memory_key", "memory_value", "reads")
         dtype = self.out.weight.dtype
         held = {name: leaf.to(dtype) for name, leaf in zip(names, kept, strict=True)}
+        now = torch.full_like(before.filled, filled) if isinstance(filled, int) else filled.view_as(before.filled)
+        if isinstance(filled, int) and filled < self.segment.length:
+            return ContextState(**held, filled=now, before=before.before, memory=memory)
+        full = now == self.segment.length
         held = tree.where(full, tree.map(torch.zeros_like, held), held)
         read = before.before
         if torch.compiler.is_compiling() or bool(full.any()):
             read = tree.where(full, self._readable(memory.memory), read)
-        return ContextState(**held, filled=torch.where(full, 0, filled), before=read, memory=memory)
+        return ContextState(**held, filled=torch.where(full, 0, now), before=read, memory=memory)
 
     def _gated(self, y: Tensor, m: Tensor) -> Tensor:
         return self.out(self.attention_norm(y) * torch.sigmoid(self.memory_norm(m)))
@@ -261,20 +263,26 @@ class MemoryAsContext(Mixer):
         return self.memory.norm(h).transpose(1, 2).flatten(-2)
 
     def _attend(
-        self, q: Tensor, slot: Tensor, tokens: tuple[Tensor, Tensor], recalled: tuple[Tensor, Tensor]
+        self, q: Tensor, slot: Tensor | int, tokens: tuple[Tensor, Tensor], recalled: tuple[Tensor, Tensor]
     ) -> Tensor:
         """Softmax attention of the tokens at ``slot`` (B, n) or (1, n) over [p ‖ h ‖ x] (B, n, dim), rotated to their places."""
         form, rows = self.segment, q.shape[0]
         k, v = (part.expand(rows, -1, -1, -1) for part in self._keys_and_values(self.persistent.to(q.dtype)))
+        if isinstance(slot, int):
+            # One token of every row, and all that is there is visible.
+            made = (slot + 1) // form.pool
+            recalled = recalled[0][:, :, :made], recalled[1][:, :, :made]
+            tokens = tokens[0][:, :, : slot + 1], tokens[1][:, :, : slot + 1]
         keys = torch.cat((rotate(k, 0), recalled[0].to(q.dtype), tokens[0].to(q.dtype)), 2)
         values = torch.cat((v, recalled[1].to(q.dtype), tokens[1].to(q.dtype)), 2)
+        if isinstance(slot, int):
+            return _merged(F.scaled_dot_product_attention(q, keys, values))
         row = slot[..., None]
         # A memory token is there once the last of its reads is made.
         ready = torch.arange(1, recalled[0].shape[2] + 1, device=q.device) * form.pool - 1
         own = torch.arange(form.length, device=q.device)
         mask = torch.cat((row.new_ones(*slot.shape, form.persistent).bool(), ready <= row, own <= row), -1)
-        y = F.scaled_dot_product_attention(q, keys.to(q.dtype), values.to(q.dtype), attn_mask=mask[:, None])
-        return y.transpose(1, 2).flatten(-2)
+        return _merged(F.scaled_dot_product_attention(q, keys, values, attn_mask=mask[:, None]))
 
     def levels(self) -> list[LevelRow]:
         """The memory, its copy from the segment's start, and the tokens of the segment."""
@@ -300,6 +308,27 @@ class MemoryAsContext(Mixer):
             state_bytes=tree.nbytes(tokens),
         )
         return [memory, copy, window]
+
+
+def _slot(state: ContextState) -> Tensor | int:
+    """Where the next token stands: one number where rows are alike, which is not asked for while a program is compiled; or (B, 1)."""
+    if not torch.compiler.is_compiling():
+        first, *others = set(state.filled.tolist())
+        if not others:
+            return int(first)
+    return state.filled[:, None]
+
+
+def _put(cache: Tensor, new: Tensor, at: Tensor | int, where: Tensor | bool = True) -> Tensor:
+    """``cache`` (B, H, n, d) with ``new`` (B, H, 1, d) at its place in each row ``where`` it is to be put."""
+    if isinstance(at, int):
+        return cache.slice_scatter(new.to(cache.dtype), 2, at, at + 1)
+    here = (torch.arange(cache.shape[2], device=cache.device) == at) & where
+    return torch.where(here[:, None, :, None], new, cache)
+
+
+def _merged(heads: Tensor) -> Tensor:
+    return heads.transpose(1, 2).flatten(-2)
 
 
 def _empty(state: ContextState | None) -> bool:

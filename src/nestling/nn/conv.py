@@ -45,7 +45,8 @@ class ShortConv(Mixer):
             document = torch.cat((marks.starts.new_zeros(rows, reach), marks.starts), 1).long().cumsum(1)
         if document is None and not torch.compiler.is_compiling():
             # A compiler fuses the loop below, and would follow the derivative of the derivative forever.
-            return _Taps.apply(seen, self.weight.to(x.dtype)), self._last(seen, document, marks, length)
+            taps = _Taps.apply if torch.is_grad_enabled() else _tapped
+            return taps(seen, self.weight.to(x.dtype)), self._last(seen, document, marks, length)
         y = x * self.weight[0].to(x.dtype)
         for j in range(1, reach + 1):
             earlier = seen[:, reach - j : reach - j + length]
@@ -71,18 +72,23 @@ class ShortConv(Mixer):
         return kept.to(self.weight.dtype)
 
 
+def _tapped(seen: Tensor, weight: Tensor) -> Tensor:
+    """yₜ = Σⱼ wⱼ ⊙ xₜ₋ⱼ for ``seen`` (B, size − 1 + T, dim), sums in place"""
+    reach = weight.shape[0] - 1
+    length = seen.shape[1] - reach
+    y = seen[:, reach:] * weight[0]
+    for j in range(1, reach + 1):
+        y.addcmul_(seen[:, reach - j : reach - j + length], weight[j])
+    return y
+
+
 class _Taps(torch.autograd.Function):
-    """yₜ = Σⱼ wⱼ ⊙ xₜ₋ⱼ for ``seen`` (B, size − 1 + T, dim), sums in place; its derivative is differentiable again."""
+    """``_tapped`` as one node of the graph; its derivative is differentiable again."""
 
     @staticmethod
     def forward(ctx: Any, seen: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(seen, weight)
-        reach = weight.shape[0] - 1
-        length = seen.shape[1] - reach
-        y = seen[:, reach:] * weight[0]
-        for j in range(1, reach + 1):
-            y.addcmul_(seen[:, reach - j : reach - j + length], weight[j])
-        return y
+        return _tapped(seen, weight)
 
     @staticmethod
     def backward(ctx: Any, back: Tensor) -> tuple[Tensor, Tensor]:

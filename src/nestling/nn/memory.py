@@ -131,7 +131,7 @@ class MemoryLayer(Mixer):
         tell(self, lambda: (*watch(self.memory, (before, weights), k, v, gates, marks), gates), marks)
         y, memory = scan(
             self.memory,
-            weights if before is None else Resumed(before, weights),
+            weights if before is None else before if marks.starts is None else Resumed(before, weights),
             q,
             k,
             v,

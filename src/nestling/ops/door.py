@@ -65,6 +65,8 @@ def spread(gates: Gates, weights: Mapping[str, Tensor], like: Tensor, retention:
                 else one(f"{name}[{weight!r}]", each, {weights[weight].shape[-1]})
                 for weight, each in gate.items()
             }
+        if isinstance(gate, Tensor) and not by_key and (gate.shape, gate.dtype) == (like.shape[:3], dtype):
+            return gate
         tensor = torch.as_tensor(gate, dtype=dtype, device=like.device)
         shape, letters = tuple(like.shape[:3]), "(B, H, T)"
         if by_key and name.startswith("retain"):

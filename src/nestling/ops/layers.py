@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,9 +78,18 @@ def _layers(inner: Architecture, residual: bool, eps: float | None) -> Layers | 
             return None
 
 
-def evaluate(chain: Layers, weights: Sequence[Tensor], x: Tensor, value: Tensor) -> tuple[Tensor, Seen]:
-    """(what the queries read (N, C, values), all that was seen) for ``x`` (N, 2C, keys), queries first."""
-    size = value.shape[-2]
+class Down(NamedTuple):
+    """One way down a chain."""
+
+    prediction: Tensor
+    inputs: list[Tensor]
+    bends: list[Tensor]
+    normed: Tensor | None
+    scale: Tensor | None
+
+
+def forward(chain: Layers, weights: Sequence[Tensor], x: Tensor) -> Down:
+    """What the chain says to ``x`` (N, T, keys), and what came by; named as in ``Seen``."""
     inputs, bends = [x], []
     for weight in weights[:-1]:
         bends.append(torch.bmm(inputs[-1], weight.mT))
@@ -89,7 +99,13 @@ def evaluate(chain: Layers, weights: Sequence[Tensor], x: Tensor, value: Tensor)
     if chain.eps is not None:
         normed, _, scale = torch.native_layer_norm(out, out.shape[-1:], None, None, chain.eps)
         out = normed
-    predicted = out + x if chain.residual else out
+    return Down(out + x if chain.residual else out, inputs, bends, normed, scale)
+
+
+def evaluate(chain: Layers, weights: Sequence[Tensor], x: Tensor, value: Tensor) -> tuple[Tensor, Seen]:
+    """(what the queries read (N, C, values), all that was seen) for ``x`` (N, 2C, keys), queries first; or for keys alone."""
+    size = x.shape[-2] - value.shape[-2]
+    predicted, inputs, bends, normed, scale = forward(chain, weights, x)
     # ∂ℓ/∂v̂ = v̂ − v
     slope = predicted[:, size:] - value
     back = slope if normed is None or scale is None else _through(slope, normed[:, size:], scale[:, size:])

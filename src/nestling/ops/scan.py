@@ -22,6 +22,7 @@ from nestling.ops.kernels.path import Kernels, scan_kernels, takes
 from nestling.ops.layout import Marks
 from nestling.ops.periods import leading, scan_periods, whole
 from nestling.ops.reference import scan_reference
+from nestling.ops.single import scan_single, single
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ def _chunked(
     """Whole periods as such where the memory has that form, and blocks."""
     going, fresh = states
     length, count = tokens[0].shape[2], 0
+    if length == 1 and going is not None and single(memory, tokens[3], marks):
+        return scan_single(memory, going, tokens)
     if marks == Marks() and chunk.stride != 0 and not chunk.compiled and whole(memory, tokens[3]):
         count = leading(memory, going, length)
     if count:
