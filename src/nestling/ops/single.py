@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import nestling.tree as tree
-from nestling.core import L2, Chain, Decay, Descend, Gates, Memory, MemoryState, Momentum
+from nestling.core import L2, Chain, Decay, Descend, Gates, Memory, MemoryState, Momentum, Weights
 from nestling.ops.channels import by_channel
 from nestling.ops.chunk import rule_state, traces
 from nestling.ops.coefficients import once, per_period
@@ -52,7 +52,9 @@ def scan_single(
     at_commit = memory.read_at == "commit"
     started = [anchor[name].flatten(0, 1) for name in chain.names]
     y, seen = evaluate(chain, started, torch.cat((query, key), 1) if at_commit else key, value)
-    held, dual, trace = traces(memory, before.rule), dict[str, Tensor](), dict[str, Tensor]()
+    held = traces(memory, before.rule)
+    dual: Weights = {}
+    trace: Weights = {}
     for i, name in enumerate(chain.names):
         names = (name, name + GATHERED)
         carried = before.dual[name], held.get(names[0]), held.get(names[1])
