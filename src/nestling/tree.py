@@ -63,6 +63,16 @@ def flatten(tree: T) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], T]]:
     return [leaf for leaf in found if isinstance(leaf, Tensor)], rebuild
 
 
+def form(tree: Any) -> tuple[Any, list[tuple[int, ...]]]:
+    """What ``tree`` is without the numbers: its structure, and the shape of each tensor.
+
+    >>> form((torch.zeros(1), None)) == form((torch.ones(1), None)) != form((torch.zeros(2), None))
+    True
+    """
+    found, structure = pytree.tree_flatten(tree)
+    return structure, [tuple(leaf.shape) for leaf in found if isinstance(leaf, Tensor)]
+
+
 def leaves(tree: Any) -> list[Tensor]:
     """The tensors of ``tree``, in order."""
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestling.errors import NestlingError
-from nestling.models.belongs import Shapes, shapes
+from nestling.models.belongs import Form
 from nestling.models.belongs import check as check_state
 from nestling.models.config import Config
 from nestling.nn import TNT, Block, LevelRow, Mamba2, MemoryLayer, Mixer, RMSNorm, SelfModifying, State
@@ -140,8 +140,8 @@ class LM(nn.Module):
         return hashlib.sha256(json.dumps([self.spec, shapes]).encode()).hexdigest()
 
     @cached_property
-    def _state_shapes(self) -> Shapes:
-        return shapes(self.initial_state(1))
+    def _state_form(self) -> Form:
+        return Form.of(self.initial_state(1))
 
     def _block(self, index: int) -> Mixer:
         block = self.blocks[index]
@@ -161,7 +161,7 @@ class LM(nn.Module):
         if torch.compiler.is_compiling():
             return
         if state is not None:
-            check_state(state, self._state_shapes, tokens.shape[0])
+            check_state(state, self._state_form, tokens.shape[0])
         # On other devices the check would wait for the device at every call.
         if tokens.device.type == "cpu":
             low, high = int(tokens.min()), int(tokens.max())
