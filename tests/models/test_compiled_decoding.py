@@ -19,7 +19,9 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", [n if n in ("hope", "titans_mac") else pytest.param(n, marks=pytest.mark.slow) for n in MODELS])
+@pytest.mark.parametrize(
+    "name", [n if n in ("hope", "titans_mac") else pytest.param(n, marks=pytest.mark.slow) for n in MODELS]
+)
 def test_a_token_is_one_program_whatever_commits_with_it(name):
     """Across commits (every 16 tokens), ends of segments and full windows."""
     torch.manual_seed(0)

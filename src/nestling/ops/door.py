@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -51,25 +52,30 @@ def spread(gates: Gates, weights: Mapping[str, Tensor], like: Tensor, retention:
     For ``KeyDecay`` the retain gate has one more dimension, the inputs of the weight. A gate by channel, (B, H, T, channels of the
     narrower side of one weight), comes out as (B, H, T, 1, inputs) or (B, H, T, outputs, 1).
     """
-    dtype, by_key = next(iter(weights.values())).dtype, isinstance(retention, KeyDecay)
+    widths = {weight.shape[-1] for weight in weights.values()}
+    door = _Spread(weights, like, next(iter(weights.values())).dtype, isinstance(retention, KeyDecay))
+    return Gates(*(door.one(name, gate, widths) for name, gate in vars(gates).items()))
 
-    def one(name: str, gate: Any, inputs: set[int]) -> Any:
+
+@dataclass(frozen=True)
+class _Spread:
+    """What gates are spread over. Functions that close over one another would keep these tensors until garbage is collected."""
+
+    weights: Mapping[str, Tensor]
+    like: Tensor
+    dtype: torch.dtype
+    by_key: bool
+
+    def one(self, name: str, gate: Any, inputs: set[int]) -> Any:
+        """A gate, or one for each weight; ``inputs`` of the weights that it is for"""
         if isinstance(gate, Mapping):
-            if gate.keys() != weights.keys():
-                raise NestlingError(
-                    f"gate {name} is for {sorted(gate)}, the weights are {sorted(weights)}: give each one."
-                )
-            return {
-                weight: channels(f"{name}[{weight!r}]", each, weights[weight])
-                if isinstance(each, Tensor) and each.dim() == 4 and not (by_key and name == "retain")
-                else one(f"{name}[{weight!r}]", each, {weights[weight].shape[-1]})
-                for weight, each in gate.items()
-            }
-        if isinstance(gate, Tensor) and not by_key and (gate.shape, gate.dtype) == (like.shape[:3], dtype):
-            return gate
-        tensor = torch.as_tensor(gate, dtype=dtype, device=like.device)
-        shape, letters = tuple(like.shape[:3]), "(B, H, T)"
-        if by_key and name.startswith("retain"):
+            return self.each(name, gate)
+        lead = self.like.shape[:3]
+        if isinstance(gate, Tensor) and not self.by_key and gate.shape == lead:
+            return gate.to(self.like.device, self.dtype)
+        tensor = torch.as_tensor(gate, dtype=self.dtype, device=self.like.device)
+        shape, letters = tuple(lead), "(B, H, T)"
+        if self.by_key and name.startswith("retain"):
             if len(inputs) > 1:
                 raise NestlingError(f"gate {name} is one for weights with {sorted(inputs)} inputs: give each one.")
             shape, letters = (*shape, *inputs), "(B, H, T, inputs)"
@@ -81,17 +87,30 @@ def spread(gates: Gates, weights: Mapping[str, Tensor], like: Tensor, retention:
                 f"gate {name} has shape {tuple(tensor.shape)}: it must broadcast to {letters} = {tuple(shape)}."
             ) from None
 
-    def channels(name: str, gate: Tensor, weight: Tensor) -> Tensor:
-        if by_key:
+    def each(self, name: str, gates: Mapping[str, Any]) -> dict[str, Any]:
+        """One for each weight"""
+        if gates.keys() != self.weights.keys():
+            raise NestlingError(
+                f"gate {name} is for {sorted(gates)}, the weights are {sorted(self.weights)}: give each one."
+            )
+        found = {}
+        for weight, gate in gates.items():
+            named = f"{name}[{weight!r}]"
+            if isinstance(gate, Tensor) and gate.dim() == 4 and not (self.by_key and name == "retain"):
+                found[weight] = self.channels(named, gate, self.weights[weight])
+            else:
+                found[weight] = self.one(named, gate, {self.weights[weight].shape[-1]})
+        return found
+
+    def channels(self, name: str, gate: Tensor, weight: Tensor) -> Tensor:
+        """A gate by channel of one weight"""
+        if self.by_key:
             raise NestlingError(f"gate {name} is by channel, and KeyDecay has channels of its own: use Decay().")
-        wide = sided(name, gate.to(dtype), weight)
+        wide = sided(name, gate.to(self.dtype), weight)
         try:
-            return wide.expand(*like.shape[:3], *wide.shape[3:])
+            return wide.expand(*self.like.shape[:3], *wide.shape[3:])
         except RuntimeError:
             raise NestlingError(
                 f"gate {name} has shape {tuple(gate.shape)}: it must broadcast to (B, H, T, channels) = "
-                f"{(*like.shape[:3], gate.shape[-1])}."
+                f"{(*self.like.shape[:3], gate.shape[-1])}."
             ) from None
-
-    widths = {weight.shape[-1] for weight in weights.values()}
-    return Gates(*(one(name, gate, widths) for name, gate in vars(gates).items()))
