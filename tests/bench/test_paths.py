@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import nestling.nn.memory
 from nestling.bench import paths, report, worker
@@ -162,3 +163,14 @@ def test_the_command_line(here, tmp_path, capsys):
     assert main([*words.split(), str(tmp_path)]) == 2
     assert "holds no results" in capsys.readouterr().err
     assert torch.get_num_threads() >= 1
+
+
+@pytest.mark.parametrize("lengths", [(8,), (8, 16)])
+def test_one_length_is_drawn_as_dots_and_several_as_lines(lengths):
+    config = PathsConfig(("chunk", "commit"), ("training",), heads=(2,), chunks=(4,), lengths=lengths)
+    results = [Result(cell, seconds=(cell.length / 10,), tokens=cell.length) for cell in cells(config)]
+    axes = Figure().subplots()
+    report._throughput(axes, results)
+    dots = [float(x) for group in axes.collections for x, _ in group.get_offsets()]
+    lines = [line.get_ydata().tolist() for line in axes.lines]
+    assert (dots, lines) == (([10, 10], []) if len(lengths) == 1 else ([], [[10, 10], [10, 10]]))

@@ -160,7 +160,7 @@ def _label(result: Result) -> str:
 
 
 def _throughput(axes: Axes, results: Sequence[Result]) -> None:
-    """Tokens per second against T, training where it was measured."""
+    """Tokens per second against T, training where it was measured; one below the other where there is one T."""
     what = next(
         what for what in ("training", "forward", "stream", "decode") if any(r.cell.what == what for r in results)
     )
@@ -168,6 +168,9 @@ def _throughput(axes: Axes, results: Sequence[Result]) -> None:
     for each in results:
         if each.cell.what == what:
             lines.setdefault(_label(each), []).append(each)
+    if len({each.cell.length for line in lines.values() for each in line}) == 1:
+        _dots(axes, {name: line[0] for name, line in lines.items()}, TITLES[what])
+        return
     for number, (name, line) in enumerate(lines.items()):
         line = sorted(line, key=lambda each: each.cell.length)
         style = "--" if line[0].cell.path == "peer" else "-"
@@ -175,6 +178,17 @@ def _throughput(axes: Axes, results: Sequence[Result]) -> None:
         axes.plot(*points, style, marker="o", markersize=3, color=f"C{number % 10}", label=name)
     axes.set(xscale="log", yscale="log", xlabel="tokens T", ylabel="tokens per second", title=TITLES[what])
     axes.legend(fontsize="x-small", ncols=2)
+
+
+def _dots(axes: Axes, results: dict[str, Result], title: str) -> None:
+    paths = list(dict.fromkeys(each.cell.path for each in results.values()))
+    colors = [f"C{paths.index(each.cell.path)}" for each in results.values()]
+    # Dots: the length of a bar says nothing where the axis has no zero.
+    axes.scatter([each.rate for each in results.values()], list(results), s=30, color=colors)
+    axes.grid(alpha=0.3)
+    axes.invert_yaxis()
+    length = next(iter(results.values())).cell.length
+    axes.set(xscale="log", xlabel="tokens per second", title=f"{title}, T = {length:,}")
 
 
 def _roofline(axes: Axes, results: Sequence[Result]) -> None:
