@@ -16,7 +16,7 @@ from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
 from nestling.nn.norm import RMSNorm
 from nestling.nn.rope import rotate
 from nestling.ops import Marks
-from nestling.ops.layout import arrange
+from nestling.ops.layout import alike, arrange
 from nestling.tree import state
 
 
@@ -268,21 +268,22 @@ class MemoryAsContext(Mixer):
         """Softmax attention of the tokens at ``slot`` (B, n) or (1, n) over [p ‖ h ‖ x] (B, n, dim), rotated to their places."""
         form, rows = self.segment, q.shape[0]
         k, v = (part.expand(rows, -1, -1, -1) for part in self._keys_and_values(self.persistent.to(q.dtype)))
+        mask = None
         if isinstance(slot, int):
             # One token of every row, and all that is there is visible.
             made = (slot + 1) // form.pool
             recalled = recalled[0][:, :, :made], recalled[1][:, :, :made]
             tokens = tokens[0][:, :, : slot + 1], tokens[1][:, :, : slot + 1]
+        else:
+            row = slot[..., None]
+            # A memory token is there once the last of its reads is made.
+            ready = torch.arange(1, recalled[0].shape[2] + 1, device=q.device) * form.pool - 1
+            own = torch.arange(form.length, device=q.device)
+            there = row.new_ones(*slot.shape, form.persistent).bool()
+            mask = torch.cat((there, ready <= row, own <= row), -1)[:, None]
         keys = torch.cat((rotate(k, 0), recalled[0].to(q.dtype), tokens[0].to(q.dtype)), 2)
         values = torch.cat((v, recalled[1].to(q.dtype), tokens[1].to(q.dtype)), 2)
-        if isinstance(slot, int):
-            return _merged(F.scaled_dot_product_attention(q, keys, values))
-        row = slot[..., None]
-        # A memory token is there once the last of its reads is made.
-        ready = torch.arange(1, recalled[0].shape[2] + 1, device=q.device) * form.pool - 1
-        own = torch.arange(form.length, device=q.device)
-        mask = torch.cat((row.new_ones(*slot.shape, form.persistent).bool(), ready <= row, own <= row), -1)
-        return _merged(F.scaled_dot_product_attention(q, keys, values, attn_mask=mask[:, None]))
+        return _merged(F.scaled_dot_product_attention(q, keys, values, attn_mask=mask))
 
     def levels(self) -> list[LevelRow]:
         """The memory, its copy from the segment's start, and the tokens of the segment."""
@@ -312,11 +313,8 @@ class MemoryAsContext(Mixer):
 
 def _slot(state: ContextState) -> Tensor | int:
     """Where the next token stands: one number where rows are alike, which is not asked for while a program is compiled; or (B, 1)."""
-    if not torch.compiler.is_compiling():
-        first, *others = set(state.filled.tolist())
-        if not others:
-            return int(first)
-    return state.filled[:, None]
+    same = None if torch.compiler.is_compiling() else alike(state.filled)
+    return state.filled[:, None] if same is None else same
 
 
 def _put(cache: Tensor, new: Tensor, at: Tensor | int, where: Tensor | bool = True) -> Tensor:

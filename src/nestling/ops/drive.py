@@ -17,7 +17,7 @@ import nestling.tree as tree
 from nestling.core import Lag, Memory, MemoryState, Weights
 from nestling.ops.chunk import BlockState, rule_state, traces
 from nestling.ops.coefficients import once
-from nestling.ops.layout import Marks, arrange
+from nestling.ops.layout import Marks, alike, arrange
 from nestling.ops.loop import loop
 
 Work = Callable[[tuple[BlockState, ...], Any, Tensor | None], tuple[Tensor, tuple[tuple[Any, ...], ...]]]
@@ -118,8 +118,8 @@ def _together(states: Sequence[MemoryState], size: int) -> tuple[int, ...] | Non
         return None
     found = []
     for phase in (state.phase for state in states):
-        first = int(phase.flatten()[0])
-        if first % size or not bool((phase == first).all()):
+        first = alike(phase)
+        if first is None or first % size:
             return None
         found.append(first)
     return tuple(found)

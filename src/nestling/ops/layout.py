@@ -86,3 +86,13 @@ def _segments(phase: Tensor, live: Tensor, starts: Tensor, block: int) -> tuple[
     begins.scatter_(1, torch.where((number > 0) & (number <= last), base // block, slots // block), True)
     base[:, 0] += phase
     return base.gather(1, segment) + within, slots, begins[:, :-1]
+
+
+def alike(counts: Tensor) -> int | None:
+    """The one number that all of ``counts`` are; None where they differ. Waits for the device.
+
+    >>> alike(torch.tensor([3, 3])), alike(torch.tensor([3, 4]))
+    (3, None)
+    """
+    first, *others = set(counts.flatten().tolist())
+    return None if others else int(first)

@@ -21,7 +21,7 @@ from nestling.ops.channels import by_channel
 from nestling.ops.chunk import rule_state, traces
 from nestling.ops.coefficients import once, per_period
 from nestling.ops.layers import evaluate, forward, layers
-from nestling.ops.layout import Marks
+from nestling.ops.layout import Marks, alike
 from nestling.ops.once import GATHERED
 
 T = TypeVar("T")
@@ -70,11 +70,8 @@ def scan_single(
 
 def _phase(before: MemoryState) -> Tensor | int:
     """Tokens since the last commit: one number where memories are alike, which is not asked for while a program is compiled."""
-    if not torch.compiler.is_compiling():
-        first, *others = set(before.phase.flatten().tolist())
-        if not others:
-            return int(first)
-    return before.phase
+    same = None if torch.compiler.is_compiling() else alike(before.phase)
+    return before.phase if same is None else same
 
 
 def _either(condition: Tensor | bool, yes: T, no: T) -> T:
