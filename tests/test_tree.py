@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 
 import pytest
 import torch
@@ -43,6 +44,15 @@ def test_leaves_have_readable_paths_in_order():
 def test_a_state_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         example().left.weight = torch.zeros(1)
+
+
+def test_what_builds_a_tree_keeps_no_tensor_of_the_first():
+    first = example()
+    there = weakref.ref(first.left.weight)
+    _, rebuild = tree.flatten(first)
+    del first, _
+    assert there() is None
+    assert tree.form(rebuild(tree.leaves(example()))) == tree.form(example())
 
 
 def test_map_acts_on_tensors_and_keeps_the_rest():

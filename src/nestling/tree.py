@@ -55,12 +55,16 @@ def flatten(tree: T) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], T]]:
     (tensor([1.]), None)
     """
     found, spec = pytree.tree_flatten(tree)
+    tensors = [leaf for leaf in found if isinstance(leaf, Tensor)]
+    # Who keeps the function keeps no tensor by it.
+    others = [Tensor if isinstance(leaf, Tensor) else leaf for leaf in found]
+    del found, tree
 
-    def rebuild(tensors: Sequence[Tensor]) -> T:
-        given = iter(tensors)
-        return pytree.tree_unflatten([next(given) if isinstance(leaf, Tensor) else leaf for leaf in found], spec)
+    def rebuild(given: Sequence[Tensor]) -> T:
+        each = iter(given)
+        return pytree.tree_unflatten([next(each) if leaf is Tensor else leaf for leaf in others], spec)
 
-    return [leaf for leaf in found if isinstance(leaf, Tensor)], rebuild
+    return tensors, rebuild
 
 
 def form(tree: Any) -> tuple[Any, list[tuple[int, ...]]]:

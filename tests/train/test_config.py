@@ -96,6 +96,10 @@ def test_the_first_change_that_matters_is_named() -> None:
     free = replace(saved, out="elsewhere", keep=7, every=Intervals(log=1), console="quiet", eval_batches=1)
     assert first_change(saved.to_json(), free.to_json()) is None
     slower = replace(saved, optimizer=OptimizerConfig(lr=1e-4))
+    older = {name: value for name, value in saved.to_json().items() if name != "recompute"}
+    assert first_change(older, saved.to_json()) is None
+    held = replace(saved, recompute=64)
+    assert first_change(older, held.to_json()) == ("recompute", None, 64)
     assert first_change(saved.to_json(), slower.to_json()) == ("optimizer.lr", 1e-3, 1e-4)
     larger = replace(saved, changes={"layers": 3})
     assert first_change(saved.to_json(), larger.to_json()) == ("changes.layers", None, 3)

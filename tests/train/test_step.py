@@ -42,6 +42,19 @@ def test_accumulation_is_the_large_batch(recipe: str) -> None:
             torch.testing.assert_close(other[name], gradient, rtol=1e-9, atol=1e-12, msg=name)
 
 
+@pytest.mark.parametrize("recipe", each(recipes()))
+def test_stretches_that_are_computed_again_have_the_gradients_of_the_whole(recipe: str) -> None:
+    model, whole, gradients = build(recipe, dim=16, layers=1, heads=2).double(), batch(3), []
+    for held in (None, 5):
+        model.zero_grad()
+        loss = float(backward(model, [whole], recompute=held))
+        gradients.append({"loss": torch.tensor(loss), **{name: p.grad for name, p in model.named_parameters()}})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-9, atol=1e-12, msg=name)
+    scores = [evaluate(model, [whole], ByteTokenizer(), stretch=held).loss for held in (None, 5)]
+    assert scores[1] == pytest.approx(scores[0], rel=1e-9)
+
+
 def test_the_loss_is_the_mean_over_all_targets() -> None:
     model = build("transformer", dim=16, layers=1, heads=2).double()
     whole = batch(6)

@@ -4,6 +4,7 @@ from nestling.ops.drive import Chunk, begin
 from nestling.ops.kernels.path import Kernels
 from nestling.ops.layout import Marks
 from nestling.ops.scan import Path, Reference, Resumed, scan
+from nestling.ops.stretches import stretches
 from nestling.ops.watch import watch
 
-__all__ = ["Chunk", "Kernels", "Marks", "Path", "Reference", "Resumed", "begin", "scan", "watch"]
+__all__ = ["Chunk", "Kernels", "Marks", "Path", "Reference", "Resumed", "begin", "scan", "stretches", "watch"]

@@ -128,6 +128,8 @@ class TrainConfig:
     """Of the matrix products; auto is bfloat16 on a GPU that has it, else float32. Weights stay in float32."""
     compile: bool = False
     """Compile the blocks of memories: the first steps wait for the compiler, and the others take less time."""
+    recompute: int | None = None
+    """Tokens of a row that are held at once; each such stretch is computed again for its gradient, which takes a third more time."""
     seed: int = 0
     """Of the weights and of the order of the data."""
     device: str = "auto"
@@ -149,6 +151,8 @@ class TrainConfig:
         for name in ("steps", "batch", "length", "accumulate", "eval_batches", "keep"):
             value = getattr(self, name)
             _require(value >= 1, name, "must be at least 1", value, "a positive number")
+        held = self.recompute
+        _require(held is None or held >= 1, "recompute", "must be at least 1 token", held, "2048, or null to hold all")
         _require(self.seed >= 0, "seed", "must not be negative", self.seed, "0")
         _require(self.vocab_size >= 256, "vocab_size", "must be at least 256", self.vocab_size, "4096")
         _require(self.out != "", "out", "must be a folder", self.out, "runs/train")

@@ -66,7 +66,7 @@ class Run:
         first = (step - 1) * config.accumulate
         batches = [self.source.train.batch(index) for index in range(first, first + config.accumulate)]
         self.optimizer.zero_grad(set_to_none=True)
-        loss = float(backward(self.model, batches, self.dtype))
+        loss = float(backward(self.model, batches, self.dtype, config.recompute))
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.clip or math.inf))
         update = Update(score(loss, batches, self.source.tokenizer), rate, norm)
         if update.finite:
@@ -78,7 +78,8 @@ class Run:
         """The score on held-out text: the same batches each time, and no text twice."""
         valid = self.source.valid
         number = min(self.config.eval_batches, math.ceil(valid.rows / valid.batch_size))
-        return evaluate(self.model, map(valid.batch, range(number)), self.source.tokenizer, self.dtype)
+        held = map(valid.batch, range(number))
+        return evaluate(self.model, held, self.source.tokenizer, self.dtype, self.config.recompute)
 
     @property
     def device(self) -> torch.device:
