@@ -19,6 +19,7 @@ from nestling.bench.paths import Result, bench_paths, hopeless, load, named
 from nestling.bench.report import markdown, write
 from nestling.cli import main
 from nestling.errors import NestlingError
+from nestling.ops import stretches
 
 TINY = {"dim": 16, "heads": (2,), "chunks": (4,), "lengths": (8,), "repeats": 1, "budget": 1.0}
 
@@ -56,6 +57,18 @@ def test_every_path_is_measured_after_parity(here, tmp_path):
     assert table.count("\n| commit | 2 | 4 | 8 | float32 |") == 4
     plots = {path.name.removeprefix(named(config).name) for path in tmp_path.glob("*.png")}
     assert plots == {"-throughput.png", "-roofline.png", "-breakdown.png"}
+
+
+def test_stretches_are_measured_beside_the_whole(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "_save", lambda *drawn: None)
+    config = PathsConfig(("chunk", "commit"), ("training",), out=str(tmp_path), **TINY)
+    lengths = []
+    monkeypatch.setattr(nestling.ops, "stretches", lambda *given: lengths.append(given[3]) or stretches(*given))
+    (whole, _), (held, other) = bench_paths(config), bench_paths(replace(config, recompute=3))
+    assert set(lengths) == {2, 3}, "parity has stretches, too"
+    assert held.parity < 1e-8 and other.parity < 1e-8 and held.cell.shape != whole.cell.shape
+    table = named(config).with_suffix(".md").read_text()
+    assert "\n| chunk | 2 | 4 | 8 |" in table and "\n| chunk, by 3 | 2 | 4 | 8 |" in table
 
 
 def test_what_is_measured_is_not_measured_again(here, tmp_path, monkeypatch):
@@ -142,6 +155,8 @@ def test_rounds_are_one_row_and_rivals_have_ratios(tmp_path):
     ("changes", "message"),
     [
         ({"repeats": 0}, "repeats must be at least 1"),
+        ({"recompute": 0}, "recompute must be at least 1 token, got 0"),
+        ({"recompute": 64, "paths": ("peer",), "peer_python": "python"}, "path 'peer' has no stretches"),
         ({"heads": (5,)}, "not divisible by 5 heads"),
         ({"paths": ()}, "paths is empty"),
         ({"paths": ("peer",)}, "give --peer-python"),

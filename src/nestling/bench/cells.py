@@ -33,7 +33,7 @@ EXPAND = 4
 BY_TOKEN: tuple[Path, ...] = ("reference", "naive")
 """Paths that go token by token: fast weights are carried through each, and no token sees a table of others."""
 
-SAME = ("dim", "batch", "device", "threads", "repeats", "budget", "gib", "seed")
+SAME = ("dim", "batch", "device", "threads", "repeats", "budget", "gib", "seed", "recompute")
 """Settings that all cells of a run share."""
 
 
@@ -57,16 +57,17 @@ class Cell:
     budget: float
     gib: float
     seed: int
+    recompute: int | None = None
 
     @property
-    def shape(self) -> tuple[str, int, int, int, str]:
+    def shape(self) -> tuple[str, int, int, int, str, int]:
         """What rivals have in common."""
-        return (self.what, self.heads, self.chunk, self.length, self.dtype)
+        return (self.what, self.heads, self.chunk, self.length, self.dtype, self.recompute or 0)
 
     @property
-    def kind(self) -> tuple[Path, Source, str, int, int, str]:
+    def kind(self) -> tuple[Path, Source, str, int, int, str, int]:
         """What is the same but for the length, which comes from short to long."""
-        return (self.path, self.source, self.what, self.heads, self.chunk, self.dtype)
+        return (self.path, self.source, self.what, self.heads, self.chunk, self.dtype, self.recompute or 0)
 
 
 def cells(config: PathsConfig) -> Iterator[Cell]:

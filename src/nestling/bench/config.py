@@ -88,6 +88,8 @@ class PathsConfig:
     """Sequences side by side."""
     device: str = "cpu"
     """Where."""
+    recompute: int | None = None
+    """Tokens that training holds at once, each such stretch computed again for its gradient (``ops.stretches``); all by default."""
     threads: int = 1
     """Of a processor; more than one stalls where another program wants the core."""
     repeats: int = 5
@@ -116,6 +118,10 @@ class PathsConfig:
         for name in ("dim", "batch", "threads", "repeats", "rounds"):
             if vars(self)[name] < 1:
                 raise NestlingError(f"{name} must be at least 1, got {vars(self)[name]}: use {usual[name]}.")
+        if self.recompute is not None and self.recompute < 1:
+            raise NestlingError(f"recompute must be at least 1 token, got {self.recompute}: use 2048, or null for all.")
+        if self.recompute is not None and "peer" in self.paths:
+            raise NestlingError("path 'peer' has no stretches: leave out recompute, or peer.")
         for name in ("paths", "whats", "heads", "chunks", "lengths", "dtypes"):
             if not vars(self)[name]:
                 raise NestlingError(f"{name} is empty: give at least one, as {usual[name]}.")

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from nestling.atomic import write_text
-from nestling.bench.cells import flops, moved, weights
+from nestling.bench.cells import Cell, flops, moved, weights
 from nestling.bench.config import PathsConfig
 from nestling.bench.paths import Result
 from nestling.models.describe import size
@@ -92,7 +92,7 @@ def _header(results: Sequence[Result], config: PathsConfig) -> str:
         f"spread in percent. The ceiling is a product of two large matrices, before and after each cell: {rates}. GFLOP/s count "
         "the matrix products that the path needs at least, bytes the fast weights that it moves at least; peak memory is of one "
         "run, beyond what the process held before. "
-        "The paths are described in `nestling.bench.cells`."
+        '"By N": the backward pass holds N tokens at once and computes them again. The paths are described in `nestling.bench.cells`.'
     )
 
 
@@ -114,7 +114,7 @@ def _options(config: PathsConfig) -> str:
 
 def _row(result: Result, rivals: Sequence[Result]) -> str:
     cell = result.cell
-    name = f"{cell.path}{'' if cell.source != 'base' else ' (base)'}"
+    name = _path(cell)
     shape = (f"{cell.heads}", f"{cell.chunk}", f"{cell.length:,}", cell.dtype)
     if not result.seconds:
         return f"| {name} | {' | '.join(shape)} | {result.skipped or result.error} |{' |' * (len(COLUMNS) - 6)}"
@@ -155,8 +155,12 @@ def _save(target: Path, name: str, draw: object) -> None:
 
 def _label(result: Result) -> str:
     cell = result.cell
-    base = " (base)" if cell.source == "base" else ""
-    return f"{cell.path}{base}, {cell.heads} × {cell.dim // cell.heads}, chunk {cell.chunk}"
+    return f"{_path(cell)}, {cell.heads} × {cell.dim // cell.heads}, chunk {cell.chunk}"
+
+
+def _path(cell: Cell) -> str:
+    held = "" if cell.recompute is None else f", by {cell.recompute:,}"
+    return f"{cell.path}{held}{' (base)' if cell.source == 'base' else ''}"
 
 
 def _throughput(axes: Axes, results: Sequence[Result]) -> None:

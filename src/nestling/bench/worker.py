@@ -139,16 +139,19 @@ def parity(layer: Any, cell: dict[str, Any]) -> tuple[float, float, float]:
     x, weight = torch.randn(2, 1, length, cell["dim"], dtype=torch.float64).to(cell["device"]).unbind(0)
     fast, start = layer.path, next(layer.parameters()).dtype
 
-    def answer(path: Any, dtype: torch.dtype) -> list[Tensor]:
+    # Stretches that are shorter than the sequence, so that there is one between others.
+    held = cell["recompute"] and max(1, cell["chunk"] // 2)
+
+    def answer(path: Any, dtype: torch.dtype, held: int | None = None) -> list[Tensor]:
         layer.to(dtype)
         layer.path = path
         layer.zero_grad()
-        y, _ = layer(x.to(dtype))
+        y = over(layer, x.to(dtype), held)
         (y * weight.to(dtype)).sum().backward()
         return [y.detach().double(), *(p.grad.double() for p in layer.parameters() if p.grad is not None)]
 
     begin = time.perf_counter()  # compilers work in processes of their own
-    got = answer(fast, dtype)
+    got = answer(fast, dtype, held)
     first = time.perf_counter() - begin
     expected = answer(Reference(), torch.float32 if whole else torch.float64)
     layer.zero_grad(set_to_none=True)
@@ -191,6 +194,15 @@ def timed(run: Callable[[], Any], cell: dict[str, Any]) -> tuple[float, list[flo
     return first, seconds
 
 
+def over(layer: Any, x: Tensor, held: int | None) -> Tensor:
+    """What the layer gives; computed again in the backward pass by stretches of ``held`` tokens, where it is given."""
+    if held is None:
+        return layer(x)[0]
+    from nestling.ops import stretches
+
+    return torch.cat(stretches(layer, x, None, held)[0], 1)
+
+
 def work(layer: Any, cell: dict[str, Any]) -> Callable[[], Any]:
     """What one run does."""
     dtype, length = getattr(torch, cell["dtype"]), cell["length"]
@@ -199,7 +211,7 @@ def work(layer: Any, cell: dict[str, Any]) -> Callable[[], Any]:
 
     def training() -> None:
         layer.zero_grad()
-        layer(x)[0].square().mean().backward()
+        over(layer, x, cell["recompute"]).square().mean().backward()
 
     def pieces(size: int) -> Callable[[], None]:
         def run() -> None:
