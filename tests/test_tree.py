@@ -52,7 +52,7 @@ def test_what_builds_a_tree_keeps_no_tensor_of_the_first():
     _, rebuild = tree.flatten(first)
     del first, _
     assert there() is None
-    assert tree.form(rebuild(tree.leaves(example()))) == tree.form(example())
+    assert tree.pformat(rebuild(tree.leaves(example()))) == tree.pformat(example())
 
 
 def test_map_acts_on_tensors_and_keeps_the_rest():

@@ -22,6 +22,7 @@ from nestling.atomic import replacing
 from nestling.errors import NestlingError
 
 T = TypeVar("T")
+N = TypeVar("N")
 
 
 @dataclass_transform(frozen_default=True)
@@ -67,14 +68,16 @@ def flatten(tree: T) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], T]]:
     return tensors, rebuild
 
 
-def form(tree: Any) -> tuple[Any, list[tuple[int, ...]]]:
-    """What ``tree`` is without the numbers: its structure, and the shape of each tensor.
+def replaced(tree: T, kind: type[N], change: Callable[[N], Any]) -> T:
+    """``tree`` with ``change`` applied to every node of a ``kind``, and nothing else.
 
-    >>> form((torch.zeros(1), None)) == form((torch.ones(1), None)) != form((torch.zeros(2), None))
-    True
+    >>> replaced((torch.zeros(1), {"a": (1, 2)}), dict, len)
+    (tensor([0.]), 1)
     """
-    found, structure = pytree.tree_flatten(tree)
-    return structure, [tuple(leaf.shape) for leaf in found if isinstance(leaf, Tensor)]
+    found: T = pytree.tree_map(
+        lambda leaf: change(leaf) if isinstance(leaf, kind) else leaf, tree, is_leaf=lambda leaf: isinstance(leaf, kind)
+    )
+    return found
 
 
 def leaves(tree: Any) -> list[Tensor]:

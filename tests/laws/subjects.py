@@ -62,10 +62,12 @@ from nestling.nn import (
     Gated,
     Independent,
     Mamba2,
+    MemoryAsContext,
     MemoryAsLayer,
     MemoryLayer,
     Mixer,
     Polynomial,
+    Segment,
     SelfForm,
     SelfModifying,
     ShortConv,
@@ -121,6 +123,9 @@ MIXERS: dict[str, Callable[[], Mixer]] = {
     "attention_after_a_prefix": lambda: Attention(DIM, HEADS, WINDOW, persistent=3),
     "memory_as_layer": lambda: MemoryAsLayer(
         MemoryLayer(DIM, HEADS, MEMORIES["titans"]), Attention(DIM, HEADS, WINDOW, persistent=3)
+    ),
+    "context_by_segment": lambda: MemoryAsContext(
+        MemoryLayer(DIM, HEADS, MEMORIES["titans_periods"]), Segment(6, persistent=2, pool=2)
     ),
     "state_space": lambda: Mamba2(DIM, HEADS, MEMORIES["linear_attention"], state=5),
     "conv": lambda: ShortConv(DIM),

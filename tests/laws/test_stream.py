@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import nestling.tree as tree
+from nestling.nn import buffered, settled
 from tests.laws.subjects import EVERYTHING, assert_close, assert_equal, call, draw, subject
 
 LENGTH = 37  # a multiple of no period and no window
@@ -39,6 +40,22 @@ def test_any_split_of_a_stream_gives_the_same(name, cuts):
             outputs.append(y)
     assert_close(torch.cat(outputs, 1), whole)
     assert_close(state, final)
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_tokens_that_wait_give_the_same(name):
+    """Every split goes on from a state in which tokens may wait, and what waits is what was read."""
+    module = subject(name)
+    x = draw(module, 2, LENGTH)
+    with torch.no_grad():
+        whole, _ = call(module, x)
+        state, outputs = None, []
+        for low, high in [(0, 5), *by_token()[5:26], (26, 30), *by_token()[30:]]:
+            y, state = call(module, x[:, low:high], state if state is None else buffered(state))
+            outputs.append(y)
+            if high in (5, 10, 12, 26, 31, LENGTH):
+                assert_close(settled(state), call(module, x[:, :high])[1])
+    assert_close(torch.cat(outputs, 1), whole)
 
 
 @pytest.mark.parametrize("name", EVERYTHING)

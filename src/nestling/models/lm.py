@@ -19,7 +19,7 @@ from nestling.models.belongs import Form
 from nestling.models.belongs import check as check_state
 from nestling.models.config import Config
 from nestling.nn import TNT, Block, LevelRow, Mamba2, MemoryLayer, Mixer, RMSNorm, SelfModifying, State
-from nestling.ops import Chunk, Marks, Path
+from nestling.ops import Chunk, Marks, Path, settled
 
 
 class LM(nn.Module):
@@ -61,6 +61,8 @@ class LM(nn.Module):
         ``tokens`` (B, T) int64. ``valid`` (B, T) bool: False for padding, anywhere; it changes nothing (its logits are zero).
         ``starts`` (B, T) bool: True where a document begins; nothing from before reaches it.
         """
+        if torch.is_grad_enabled() or tokens.shape[-1] > 1 or valid is not None or starts is not None:
+            state = settled(state)
         self._check(tokens, state, valid, starts)
         if valid is not None and bool(valid.all()):
             valid = None

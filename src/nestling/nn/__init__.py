@@ -11,7 +11,7 @@ from nestling.nn.fused import Fused
 from nestling.nn.gating import FixedDecay, ImplicitRange, KeyDecayRange, RateDecayRange, RateRange, StepRange
 from nestling.nn.hybrid import Identity, MemoryAsGate, MemoryAsLayer
 from nestling.nn.mamba import Mamba2
-from nestling.nn.memory import Gating, Learnt, MemoryLayer, Zeros
+from nestling.nn.memory import Gating, Learnt, MemoryLayer, Zeros, buffered
 from nestling.nn.mixer import LevelRow, Mixer, State
 from nestling.nn.mlp import SwiGLU
 from nestling.nn.norm import RMSNorm, unit
@@ -23,6 +23,7 @@ from nestling.nn.self_modifying_form import Exactly, SelfForm, SelfRange, UpTo, 
 from nestling.nn.self_modifying_start import Drawn, Tracking
 from nestling.nn.share import ShareRange, ThresholdRange
 from nestling.nn.tnt import TNT
+from nestling.ops import settled
 
 __all__ = [
     "MemoryAsContext",
@@ -79,6 +80,8 @@ __all__ = [
     "ShortConv",
     "State",
     "SwiGLU",
+    "buffered",
+    "settled",
     "rotate",
     "unit",
 ]

@@ -15,7 +15,7 @@ from nestling.nn.memory import MemoryLayer, MemoryLayerState
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
 from nestling.nn.norm import RMSNorm
 from nestling.nn.rope import rotate
-from nestling.ops import Marks
+from nestling.ops import Marks, settled
 from nestling.ops.layout import alike, arrange
 from nestling.tree import state
 
@@ -110,7 +110,7 @@ class MemoryAsContext(Mixer):
             empty(*recalled),
             empty(dim),
             filled,
-            tree.map(torch.clone, memory.memory.anchor),
+            tree.map(torch.clone, settled(memory.memory).anchor),
             memory,
         )
 
@@ -120,6 +120,7 @@ class MemoryAsContext(Mixer):
         """(B, T, dim) -> (B, T, dim)"""
         rows, length = x.shape[:2]
         size = self.segment.length
+        state = state if marks == UNMARKED else settled(state)
         fresh = self.initial_state(rows) if state is None or marks.starts is not None else state
         carry = fresh if state is None else state
         if length == 1:
@@ -155,7 +156,7 @@ class MemoryAsContext(Mixer):
         recalled = rotate(memory_k, self.segment.persistent), memory_v
         y = self._attend(rotate(q, first), slots[None], (rotate(k, first), v), recalled)
         m, memory = self.memory(y, before.memory)
-        read = tree.map(torch.clone, self._readable(memory.memory))
+        read = tree.map(torch.clone, self._readable(settled(memory.memory)))
         return self._gated(y, m), replace(before, before=read, memory=memory)
 
     def _one(self, x: Tensor, new: Tensor, before: ContextState) -> tuple[Tensor, ContextState]:
@@ -231,7 +232,7 @@ class MemoryAsContext(Mixer):
         held = tree.where(full, tree.map(torch.zeros_like, held), held)
         read = before.before
         if torch.compiler.is_compiling() or bool(full.any()):
-            read = tree.where(full, self._readable(memory.memory), read)
+            read = tree.where(full, self._readable(settled(memory.memory)), read)
         return ContextState(**held, filled=torch.where(full, 0, now), before=read, memory=memory)
 
     def _gated(self, y: Tensor, m: Tensor) -> Tensor:

@@ -9,14 +9,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nestling.tree as tree
-from nestling.core import Memory
+from nestling.core import Memory, MemoryState
 from nestling.errors import NestlingError
 from nestling.nn.conv import ShortConv
 from nestling.nn.gating import StepRange
-from nestling.nn.memory import MemoryLayerState
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
 from nestling.nn.norm import RMSNorm
 from nestling.ops import Marks, Resumed, begin, scan
+from nestling.tree import state
+
+
+@state
+class Mamba2State:
+    """The inputs that the convolution still sees, and the memory of each head."""
+
+    conv: Tensor
+    memory: MemoryState
 
 
 class Mamba2(Mixer):
@@ -66,14 +74,14 @@ class Mamba2(Mixer):
         wide = torch.promote_types(self.skip.dtype, torch.float32)
         return {name: self.skip.new_zeros(self.heads, *shape, dtype=wide) for name, shape in self.shapes.items()}
 
-    def initial_state(self, batch: int) -> MemoryLayerState:
+    def initial_state(self, batch: int) -> Mamba2State:
         """Empty convolution, empty memories."""
         started = begin(self.memory, self.weights(), batch)
-        return MemoryLayerState(self.conv.initial_state(batch), tree.map(torch.clone, started))
+        return Mamba2State(self.conv.initial_state(batch), tree.map(torch.clone, started))
 
     def forward(
-        self, x: Tensor, state: MemoryLayerState | None = None, marks: Marks = UNMARKED
-    ) -> tuple[Tensor, MemoryLayerState]:
+        self, x: Tensor, state: Mamba2State | None = None, marks: Marks = UNMARKED
+    ) -> tuple[Tensor, Mamba2State]:
         """(B, T, dim) -> (B, T, dim)"""
         gate, mixed = self.project(x).split((self.inner, self.inner + 2 * self.state), -1)
         mixed, conv = self.conv(mixed, None if state is None else state.conv, marks)
@@ -85,7 +93,7 @@ class Mamba2(Mixer):
         y, memory = scan(self.memory, start, q, k, v, self.gates(x), marks=marks)
         # y = S C + D x
         y = (y + self.skip.to(y.dtype)[:, None, None] * v).transpose(1, 2).flatten(-2)
-        return self.out(self.norm(y * F.silu(gate))), MemoryLayerState(conv, memory)
+        return self.out(self.norm(y * F.silu(gate))), Mamba2State(conv, memory)
 
     def frozen(self) -> None:
         """From now on nothing that is written takes effect."""

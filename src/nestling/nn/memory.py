@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,9 @@ from nestling.nn.norm import RMSNorm, widened
 from nestling.nn.project import GateRange
 from nestling.nn.record import tell
 from nestling.nn.share import ShareRange, ThresholdRange
-from nestling.ops import Marks, Path, Resumed, begin, scan, watch
+from nestling.ops import Buffered, Marks, Path, Resumed, begin, buffer, scan, scan_buffered, settled, watch
 from nestling.tree import map as tree_map
-from nestling.tree import state
+from nestling.tree import replaced, state
 
 Gating = (
     GateRange
@@ -36,6 +36,9 @@ Gating = (
     | ThresholdRange
 )
 """How a layer makes its gates."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,27 @@ class MemoryLayerState:
     """The inputs that the convolution still sees, the memory of each head, and what the features count."""
 
     conv: Tensor
-    memory: MemoryState
+    memory: MemoryState | Buffered
     features: Any = ()
+
+
+def buffered(state: T) -> T:
+    """``state``, of any layer or model, for generating: tokens that come alone wait until what they write is read, and are written at once.
+
+    It is the state of a stream still, and may be passed on as any other; memories that see every write are as they were. ``settled``
+    gives the state that it stands for, which can be saved and compared.
+
+    >>> from nestling.core import MLP
+    >>> layer = MemoryLayer(32, heads=2, memory=Memory(MLP(), period=16, read_at="commit"))
+    >>> x, (_, start) = torch.randn(1, 3, 32), layer(torch.randn(1, 20, 32))
+    >>> state = buffered(start)
+    >>> with torch.no_grad():
+    ...     for token in x.split(1, 1):
+    ...         y, state = layer(token, state)
+    >>> torch.allclose(settled(state).memory.dual["w1"], layer(x, start)[1].memory.dual["w1"], atol=1e-5)
+    True
+    """
+    return replaced(state, MemoryLayerState, lambda held: replace(held, memory=buffer(held.memory)))
 
 
 class MemoryLayer(Mixer):
@@ -128,17 +150,20 @@ class MemoryLayer(Mixer):
         (q, k, v), counted = self.features((q, k, v), counted, marks)
         weights, gates = self.weights(), self.gates(x)
         before = None if state is None else state.memory
-        tell(self, lambda: (*watch(self.memory, (before, weights), k, v, gates, marks), gates), marks)
-        y, memory = scan(
-            self.memory,
-            weights if before is None else before if marks.starts is None else Resumed(before, weights),
-            q,
-            k,
-            v,
-            gates,
-            marks=marks,
-            path=self.path,
+        tell(
+            self,
+            lambda: (
+                *watch(self.memory, (None if before is None else settled(before), weights), k, v, gates, marks),
+                gates,
+            ),
+            marks,
         )
+        memory: MemoryState | Buffered
+        if isinstance(before, Buffered):
+            y, memory = scan_buffered(self.memory, before, (q, k, v, gates), weights, marks, self.path)
+        else:
+            start = weights if before is None else before if marks.starts is None else Resumed(before, weights)
+            y, memory = scan(self.memory, start, q, k, v, gates, marks=marks, path=self.path)
         y = self.norm(y).transpose(1, 2).flatten(-2)
         return self.out(y * F.silu(self.gate(x))), MemoryLayerState(conv, memory, counted)
 
@@ -152,5 +177,7 @@ class MemoryLayer(Mixer):
             started = self.initial_state(1)
         transfer = "initialisation (meta-learnt through the writes)"
         return [
-            LevelRow.of_memory("memory", self.memory, started.memory, "keys and values of tokens", transfer, started)
+            LevelRow.of_memory(
+                "memory", self.memory, settled(started.memory), "keys and values of tokens", transfer, started
+            )
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ from nestling.data.tokenizer import ByteTokenizer, Ids, IncrementalDecoder, Toke
 from nestling.errors import NestlingError
 from nestling.models import LM
 from nestling.models.describe import size, title
-from nestling.nn import State
+from nestling.nn import State, buffered, settled
 from nestling.stream.identity import first_difference, identity
-from nestling.stream.reading import Reading, Surprisal, advance, begin, check_vocabulary
+from nestling.stream.reading import Moment, Reading, Surprisal, advance, begin, check_vocabulary
 from nestling.stream.sampler import Sampler
 from nestling.stream.text import stop_strings, until
 
@@ -66,12 +67,12 @@ class Session:
     @property
     def state(self) -> State:
         """The model's state after all that was read: a tree of tensors with B = 1."""
-        return self._moment.state
+        return self._settled().state
 
     @property
     def nbytes(self) -> int:
         """Bytes that the session keeps beside the model: the state, the last prediction, the position."""
-        return tree.nbytes(self._moment)
+        return tree.nbytes(self._settled())
 
     def learn(self, text: str) -> Reading:
         """Read ``text``, memories writing as they read, and say how well each token was predicted before it was read.
@@ -113,6 +114,8 @@ class Session:
         # A model may have more rows than the tokenizer has tokens.
         logits = self._moment.logits[:, : self.tokenizer.vocab_size]
         token = int(sampler(logits, sampler.generator(self.position, logits.device)))
+        # More tokens come alone: what they write may wait until it is read.
+        self._moment = replace(self._moment, state=buffered(self._moment.state))
         self.feed([token])
         return token
 
@@ -142,7 +145,7 @@ class Session:
     def fork(self) -> Session:
         """A session that goes on from here on its own: what either reads never reaches the other."""
         child = Session(self.model, self.tokenizer, piece=self.piece)
-        child._moment = tree.fork(self._moment)
+        child._moment = tree.fork(self._settled())
         return child
 
     def save(self, path: str | Path) -> None:
@@ -155,7 +158,7 @@ class Session:
             "tokenizer": self.tokenizer.fingerprint,
             "piece": str(self.piece),
         }
-        tree.save(path, self._moment, metadata)
+        tree.save(path, self._settled(), metadata)
 
     @classmethod
     def load(cls, model: LM, path: str | Path, tokenizer: Tokenizer = ByteTokenizer()) -> Session:
@@ -185,6 +188,11 @@ class Session:
         session = cls(model, tokenizer, piece=int(metadata["piece"]))
         session._moment, _ = tree.load(path, session._moment)
         return session
+
+    def _settled(self) -> Moment:
+        """The moment with nothing left to write, from which the session goes on as well."""
+        self._moment = settled(self._moment)
+        return self._moment
 
     def _drawn(self, count: int, sampler: Sampler) -> Iterator[str]:
         decoder = IncrementalDecoder(self.tokenizer)
