@@ -11,6 +11,7 @@ import torch
 
 import nestling
 from nestling import tree
+from nestling.core import MLP, Chain, Descend, Memory, Momentum
 from nestling.data import BPETokenizer, ByteTokenizer, Document
 from nestling.errors import NestlingError
 from nestling.stream import Sampler, Session
@@ -249,6 +250,27 @@ def test_a_text_can_be_drawn_in_parts(recipe: str) -> None:
     assert len(text) == 24
     assert_same(parts, whole)
     assert whole.position == 27
+
+
+@pytest.mark.parametrize("recipe", ["titans_lmm", "titans_mac"])
+def test_words_that_wait_to_be_written_are_in_all_that_is_shown_and_kept(recipe: str, tmp_path: Path) -> None:
+    memory = Memory(MLP(2), rule=Chain((Descend(), Momentum())), period=16, read_at="commit")
+    model = tiny(recipe, torch.float64, memory=memory)
+    one, other = Session(model, BYTES), Session(model, BYTES)
+    words = [*b"abc"]
+    one.feed(words)
+    for count in (4, 5, 12):
+        words += drawn(one, count, GREEDY)
+        other = Session(model, BYTES)
+        other.feed(words)
+        assert one.nbytes == other.nbytes, "constant, whatever waits"
+        assert_same(one, other, 1e-9)
+        drawn(one.fork(), 3, GREEDY)
+    words += drawn(one, 3, GREEDY)
+    one.save(tmp_path / "session.safetensors")
+    loaded = Session.load(model, tmp_path / "session.safetensors")
+    assert drawn(loaded, 9, GREEDY) == drawn(one, 9, GREEDY)
+    assert_same(loaded, one)
 
 
 def test_the_same_text_is_not_said_twice_by_one_seed() -> None:

@@ -19,12 +19,11 @@ CHANGES = {
 }
 
 
-def tiny(recipe: str, dtype: torch.dtype = torch.float64, *, seed: int = 0, dim: int = 32, vocab_size: int = 256) -> LM:
+def tiny(recipe: str, dtype: torch.dtype = torch.float64, *, seed: int = 0, **changes: object) -> LM:
     """One layer; logits with a spread of about 2 instead of the 0.1 of fresh parameters."""
     torch.manual_seed(seed)
-    model = nestling.build(recipe, dim=dim, layers=1, heads=2, vocab_size=vocab_size, **CHANGES.get(recipe, {})).to(
-        dtype
-    )
+    shape = {"dim": 32, "layers": 1, "heads": 2, "vocab_size": 256, **CHANGES.get(recipe, {}), **changes}
+    model = nestling.build(recipe, **shape).to(dtype)
     with torch.no_grad():
         model.embedding.weight.mul_(20)
     return model
