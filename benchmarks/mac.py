@@ -134,6 +134,10 @@ def generation(model: Any, side: str, length: int, repeats: int, program: Any = 
         )
         return [max(b - a, 1e-9) for a, b in zip(few, many, strict=False)]
     _, state = model(prompt)
+    if program is None:
+        from nestling.nn import buffered
+
+        state = buffered(state)  # as sessions do
 
     def run() -> None:
         held, token = state, prompt[:, -1:]

@@ -194,6 +194,15 @@ def timed(run: Callable[[], Any], cell: dict[str, Any]) -> tuple[float, list[flo
     return first, seconds
 
 
+def waiting(state: Any) -> Any:
+    """The state of a stream that goes on token by token: as it is for the peer, and before there was such a thing."""
+    try:
+        from nestling.nn import buffered
+    except ImportError:
+        return state
+    return buffered(state)
+
+
 def over(layer: Any, x: Tensor, held: int | None) -> Tensor:
     """What the layer gives; computed again in the backward pass by stretches of ``held`` tokens, where it is given."""
     if held is None:
@@ -217,7 +226,7 @@ def work(layer: Any, cell: dict[str, Any]) -> Callable[[], Any]:
         def run() -> None:
             state = None
             for piece in x.split(size, 1):
-                _, state = layer(piece) if state is None else layer(piece, state=state)
+                _, state = layer(piece) if state is None else layer(piece, state=waiting(state))
 
         return torch.no_grad()(run)
 

@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nestling.tree as tree
-from nestling.core import Memory, MemoryState, Weights, linear
+from nestling.core import Memory, MemoryState, Weights
 from nestling.errors import NestlingError
 from nestling.nn.memory import MemoryLayer, MemoryLayerState
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
 from nestling.nn.norm import RMSNorm
 from nestling.nn.rope import rotate
 from nestling.ops import Marks, settled
+from nestling.ops.layers import read
 from nestling.ops.layout import alike, arrange
 from nestling.tree import state
 
@@ -154,7 +155,8 @@ class MemoryAsContext(Mixer):
         reads = self._recall(before.before, x).unflatten(1, (-1, self.segment.pool)).mean(2)
         memory_k, memory_v = self._keys_and_values(reads)
         recalled = rotate(memory_k, self.segment.persistent), memory_v
-        y = self._attend(rotate(q, first), slots[None], (rotate(k, first), v), recalled)
+        persistent = self._keys_and_values(self.persistent.to(x.dtype))
+        y = self._attend(rotate(q, first), slots[None], (rotate(k, first), v), recalled, persistent)
         m, memory = self.memory(y, before.memory)
         read = tree.map(torch.clone, self._readable(settled(memory.memory)))
         return self._gated(y, m), replace(before, before=read, memory=memory)
@@ -177,7 +179,8 @@ class MemoryAsContext(Mixer):
             torch.where(made, before.memory_key, rotate(k, self.segment.persistent)),
             torch.where(made, before.memory_value, v),
         )
-        y = self._attend(rotate(q, first), slots[None], tokens, recalled)
+        persistent = self._keys_and_values(self.persistent.to(x.dtype))
+        y = self._attend(rotate(q, first), slots[None], tokens, recalled, persistent)
         # The new tokens to the left end and back: the memory layer has padding at the right.
         forth = (before.filled[:, None] + slots).clamp_max(size - 1)[..., None].expand_as(y)
         back = (slots - before.filled[:, None]).clamp_min(0)[..., None].expand_as(y)
@@ -193,9 +196,12 @@ class MemoryAsContext(Mixer):
     def _token(self, x: Tensor, before: ContextState, marks: Marks) -> tuple[Tensor, ContextState]:
         """One token of each row, against what the state has kept: O(C), where the segment as a whole is O(C²)."""
         pool, slot = self.segment.pool, _slot(before)
-        q, k, v = (self._heads(part) for part in self.qkv(x).chunk(3, -1))
-        place = self._places() + slot
-        tokens = (_put(before.key, rotate(k, place), slot), _put(before.value, v, slot))
+        rows, dim = x.shape[0], x.shape[2]
+        # The weights come from memory once, for the token and the persistent ones.
+        both, values = self.qkv(torch.cat((x[:, 0], self.persistent.to(x.dtype)))).split((2 * dim, dim), -1)
+        queries, kept = self._heads(both[:rows, None], 2), both[rows:, dim:]
+        q, k = rotate(queries, self._places() + slot).chunk(2, 1)
+        tokens = (_put(before.key, k, slot), _put(before.value, self._heads(values[:rows, None]), slot))
         sums, recalled = before.reads + self._recall(before.before, x)[:, 0], (before.memory_key, before.memory_value)
         number, made = slot // pool, (slot + 1) % pool == 0
         if made is not False:
@@ -203,7 +209,7 @@ class MemoryAsContext(Mixer):
             k = rotate(k, self.segment.persistent + number)
             recalled = (_put(recalled[0], k, number, made), _put(recalled[1], v, number, made))
             sums = torch.zeros_like(sums) if made is True else sums * ~made
-        y = self._attend(rotate(q, place), slot, tokens, recalled)
+        y = self._attend(q, slot, tokens, recalled, (self._heads(kept), self._heads(values[rows:])))
         m, memory = self.memory(y, before.memory, Marks(marks.valid))
         o = self._gated(y, m)
         state = self._after(before, slot + 1, tokens, recalled, sums, memory)
@@ -242,8 +248,9 @@ class MemoryAsContext(Mixer):
         """The position of the segment's first token: after persistent and memory tokens."""
         return self.segment.persistent + self.segment.length // self.segment.pool
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.memory.heads, -1)).transpose(-3, -2)
+    def _heads(self, x: Tensor, parts: int = 1) -> Tensor:
+        """(..., n, parts · dim) -> (..., parts · H, n, d)"""
+        return x.unflatten(-1, (parts * self.memory.heads, -1)).transpose(-3, -2)
 
     def _keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         k, v = F.linear(x, self.qkv.weight[self.out.in_features :]).chunk(2, -1)
@@ -260,15 +267,20 @@ class MemoryAsContext(Mixer):
         (q, _, _), _ = self.memory.features((q, q, q), self.memory.features.initial_state(x, x.shape[0]), UNMARKED)
         with torch.autocast(x.device.type, enabled=False):
             wide = q.to(next(iter(weights.values())).dtype)
-            h = self.memory.memory.architecture(linear(weights), wide).to(x.dtype)
+            h = read(self.memory.memory.architecture, weights, wide).to(x.dtype)
         return self.memory.norm(h).transpose(1, 2).flatten(-2)
 
     def _attend(
-        self, q: Tensor, slot: Tensor | int, tokens: tuple[Tensor, Tensor], recalled: tuple[Tensor, Tensor]
+        self,
+        q: Tensor,
+        slot: Tensor | int,
+        tokens: tuple[Tensor, Tensor],
+        recalled: tuple[Tensor, Tensor],
+        persistent: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """Softmax attention of the tokens at ``slot`` (B, n) or (1, n) over [p ‖ h ‖ x] (B, n, dim), rotated to their places."""
+        """Softmax attention of the tokens at ``slot`` (B, n) or (1, n) over [p ‖ h ‖ x] (B, n, dim), h and x rotated to their places."""
         form, rows = self.segment, q.shape[0]
-        k, v = (part.expand(rows, -1, -1, -1) for part in self._keys_and_values(self.persistent.to(q.dtype)))
+        k, v = (part.expand(rows, -1, -1, -1) for part in (rotate(persistent[0], 0), persistent[1]))
         mask = None
         if isinstance(slot, int):
             # One token of every row, and all that is there is visible.
@@ -282,7 +294,7 @@ class MemoryAsContext(Mixer):
             own = torch.arange(form.length, device=q.device)
             there = row.new_ones(*slot.shape, form.persistent).bool()
             mask = torch.cat((there, ready <= row, own <= row), -1)[:, None]
-        keys = torch.cat((rotate(k, 0), recalled[0].to(q.dtype), tokens[0].to(q.dtype)), 2)
+        keys = torch.cat((k, recalled[0].to(q.dtype), tokens[0].to(q.dtype)), 2)
         values = torch.cat((v, recalled[1].to(q.dtype), tokens[1].to(q.dtype)), 2)
         return _merged(F.scaled_dot_product_attention(q, keys, values, attn_mask=mask))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 import nestling.tree as tree
 from nestling.core import Gates, Memory, MemoryState, Weights
 from nestling.ops.door import check_tokens, spread
-from nestling.ops.layers import forward, layers
+from nestling.ops.layers import read
 from nestling.ops.layout import Marks, alike
 from nestling.ops.scan import Path, Resumed, scan
 from nestling.ops.single import single
@@ -55,15 +55,12 @@ def scan_buffered(
     dtype = next(iter(example.values())).dtype
     each = spread(gates, example, q, memory.retention)
     held = _room(memory, before) if q.shape[2] == 1 and single(memory, each, marks) else None
-    chain = layers(memory.architecture)
-    if held is None or chain is None:
+    if held is None:
         y, after = scan(memory, Resumed(_written(before), initial), q, k, v, gates, marks=marks, path=path)
         return y, Buffered(after)
-    read = held.written.dual if held.moved else held.written.anchor
     with torch.autocast(q.device.type, enabled=False):
         # yₜ = M(W_c, qₜ)
-        weights = [read[name].flatten(0, 1) for name in chain.names]
-        y = forward(chain, weights, q.to(dtype).flatten(0, 1)).prediction.unflatten(0, q.shape[:2])
+        y = read(memory.architecture, held.written.dual if held.moved else held.written.anchor, q.to(dtype))
     waiting = (*held.tokens, (k.to(dtype), v.to(dtype), each))
     held = Buffered(held.written, waiting, memory, held.moved, held.room)
     return y.to(q.dtype), held if len(waiting) < held.room else Buffered(_written(held))

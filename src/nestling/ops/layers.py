@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nestling.core import MLP, Matrix, Normed, Residual
+from nestling.core import MLP, Matrix, Normed, Residual, Weights, linear
 from nestling.core.architecture import GELU, Activation, Architecture, SiLU
 from nestling.tree import state
 
@@ -100,6 +100,16 @@ def forward(chain: Layers, weights: Sequence[Tensor], x: Tensor) -> Down:
         normed, _, scale = torch.native_layer_norm(out, out.shape[-1:], None, None, chain.eps)
         out = normed
     return Down(out + x if chain.residual else out, inputs, bends, normed, scale)
+
+
+def read(architecture: Architecture, weights: Weights, x: Tensor) -> Tensor:
+    """M(W, x) for ``x`` (B, H, T, keys) and weights (B, H, out, in), whatever the architecture is."""
+    chain = layers(architecture)
+    if chain is None:
+        return architecture(linear(weights), x)
+    return forward(chain, [weights[name].flatten(0, 1) for name in chain.names], x.flatten(0, 1)).prediction.unflatten(
+        0, x.shape[:2]
+    )
 
 
 def evaluate(chain: Layers, weights: Sequence[Tensor], x: Tensor, value: Tensor) -> tuple[Tensor, Seen]:
