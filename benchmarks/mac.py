@@ -8,7 +8,7 @@ segment at the memory's start). Ours are the recipe `titans_mac`, with one head 
 gates, momentum and reads per token and commit every 16 tokens; "by segment" they do as the peer's do: they commit once a segment, their
 momentum moves then, and reads are those of the last commit. Before a side is timed, pieces of a stream give what the whole gives. Each
 side is a process of its own; ratios are of medians. GFLOP are those of its matrix products, counted while it runs, forward and
-backward; the ceiling is one large product, measured in the same process. ``--compile``: those by segment make a token by one compiled program too.
+backward; the ceiling is one large product, measured in the same process. ``--compile``: ours make a token by one compiled program too.
 The peer's environment has torch and the peer: what more is needed to show results is imported where they are shown.
 """
 
@@ -112,9 +112,10 @@ def measure(side: str, repeats: int, compiled: bool) -> dict[str, Any]:
     model.zero_grad(set_to_none=True)
     for length in PROMPTS:
         rates[f"generation {length}"] = [DECODED / each for each in generation(model, side, length, repeats)]
-    if compiled and side != "peer" and OURS[side][0] == "segment":
-        program = torch.compile(model, fullgraph=True, dynamic=False)
-        found = generation(model, side, PROMPTS[-1], repeats, program)
+    if compiled and side != "peer":
+        from nestling.stream import Program
+
+        found = generation(model, side, PROMPTS[-1], repeats, Program(model))
         rates[f"generation {PROMPTS[-1]}, compiled"] = [DECODED / each for each in found]
     return rates
 
@@ -134,10 +135,9 @@ def generation(model: Any, side: str, length: int, repeats: int, program: Any = 
         )
         return [max(b - a, 1e-9) for a, b in zip(few, many, strict=False)]
     _, state = model(prompt)
-    if program is None:
-        from nestling.nn import buffered
+    from nestling.nn import buffered
 
-        state = buffered(state)  # as sessions do
+    state = buffered(state)  # as sessions do
 
     def run() -> None:
         held, token = state, prompt[:, -1:]

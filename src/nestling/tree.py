@@ -80,6 +80,16 @@ def replaced(tree: T, kind: type[N], change: Callable[[N], Any]) -> T:
     return found
 
 
+def nodes(tree: Any, kind: type[N]) -> list[N]:
+    """The nodes of a ``kind`` in ``tree``, in order.
+
+    >>> nodes((torch.zeros(1), {"a": (1, 2)}, {}), dict)
+    [{'a': (1, 2)}, {}]
+    """
+    found = pytree.tree_leaves(tree, is_leaf=lambda leaf: isinstance(leaf, kind))
+    return [leaf for leaf in found if isinstance(leaf, kind)]
+
+
 def leaves(tree: Any) -> list[Tensor]:
     """The tensors of ``tree``, in order."""
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]

@@ -8,6 +8,10 @@ from torch._dynamo.testing import CompileCounter
 
 import nestling as nl
 from nestling import tree
+from nestling.core import L2, MLP, Chain, Decay, Descend, Every, Memory, Momentum
+from nestling.data import ByteTokenizer
+from nestling.nn import settled
+from nestling.stream import Program, Sampler, Session
 
 MODELS = {
     "titans_lmm": {},
@@ -40,3 +44,51 @@ def test_a_token_is_one_program_whatever_commits_with_it(name):
     torch.testing.assert_close(torch.cat(logits, 1), expected, rtol=1e-4, atol=1e-5)
     for path, leaf in tree.items(state):
         torch.testing.assert_close(leaf, dict(tree.items(after))[path], rtol=1e-4, atol=1e-5)
+
+
+ONCE = Memory(MLP(2), L2(), Decay(), Chain((Descend(), Every(8, Momentum()))), 8, "commit")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("titans_mac", {"segment": 8, "persistent": 2, "memory": ONCE}),
+        pytest.param("titans_lmm", {"memory": ONCE}, marks=pytest.mark.slow),
+        pytest.param("hope", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_words_that_wait_are_the_same_program(name, changes):
+    torch.manual_seed(0)
+    model = nl.build(name, vocab_size=256, dim=16, layers=1, heads=2, **changes).eval()
+    counter = CompileCounter()
+    program = Program(model, backend=counter)
+    tokens = torch.randint(32, (2, 40))
+    with torch.no_grad():
+        expected, after = model(tokens)
+    first, state = program(tokens[:, :3])
+    logits = [first]
+    for t in range(3, 40):
+        one, state = program(tokens[:, t : t + 1], state)
+        logits.append(one)
+    assert counter.frame_count == 1
+    torch.testing.assert_close(torch.cat(logits, 1), expected, rtol=1e-4, atol=1e-5)
+    for (path, leaf), (_, other) in zip(tree.items(settled(state)), tree.items(after), strict=True):
+        torch.testing.assert_close(leaf, other, rtol=1e-4, atol=1e-5, msg=path)
+
+
+def test_a_compiled_session_says_the_same(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = nl.build("titans_lmm", vocab_size=256, dim=16, layers=1, heads=2, memory=ONCE).double()
+    monkeypatch.setattr(Program.__init__, "__defaults__", ("eager",))
+    words = []
+    for compiled in (False, True):
+        session = Session(model, ByteTokenizer(), compiled=compiled)
+        session.learn("Once upon a time")
+        said = session.generate(max_tokens=7, sampler=Sampler(temperature=0))
+        session.save(tmp_path / "session.safetensors")
+        again = Session.load(model, tmp_path / "session.safetensors", compiled=compiled)
+        words.append(
+            [said, *(each.fork().generate(max_tokens=7, sampler=Sampler(seed=1)) for each in (session, again))]
+        )
+        assert (type(session._read) is Program) == (type(session.fork()._read) is Program) == compiled
+    assert words[0] == words[1] and words[0][1] == words[0][2]

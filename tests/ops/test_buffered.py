@@ -10,7 +10,19 @@ import torch
 import nestling.tree as tree
 from nestling.core import L2, MLP, Chain, Decay, Descend, Every, Huber, Matrix, Memory, Momentum, Normed, Residual
 from nestling.errors import NestlingError
-from nestling.ops import Buffered, Marks, Reference, begin, buffer, scan, scan_buffered, settled, without_waiting
+from nestling.ops import (
+    Buffered,
+    Marks,
+    Reference,
+    begin,
+    buffer,
+    emptied,
+    joined,
+    scan,
+    scan_buffered,
+    settled,
+    without_waiting,
+)
 from tests.ops.test_scan import assert_same, draw
 from tests.ops.test_single import LENGTH, cut
 
@@ -71,6 +83,23 @@ def test_a_state_is_a_value():
     assert_same((first[0], settled(tree.fork(first[1]))), expected)
     assert buffer(state) is state
     assert_same((first[0], without_waiting(state)), (first[0], scan(memory, weights, *cut(tokens, 0, 4))[1]))
+
+
+@torch.no_grad()
+def test_what_meets_no_buffer_is_joined_to_it():
+    """The way of a compiled program: it gets a state in which nothing waits, and gives back one token."""
+    memory = WAITING[0]
+    weights, *tokens = draw(memory)
+    _, state, _ = one_by_one(memory, begin(memory, weights, 2), cut(tokens, 0, 5), weights)
+    outputs = []
+    for t in range(5, 11):
+        form = emptied(state)
+        assert not form.tokens and form.memory is None and len(tree.leaves(form)) == 3, "two weights and the phase"
+        y, after = scan_buffered(memory, form, cut(tokens, t, t + 1), weights)
+        outputs.append(y)
+        state = joined(state, after)
+    whole, final = scan(memory, weights, *cut(tokens, 0, 11))
+    assert_same((torch.cat(outputs, 2), settled(state)), (whole[:, :, 5:], final))
 
 
 @torch.no_grad()

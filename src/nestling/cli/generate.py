@@ -28,6 +28,8 @@ def run(arguments: Sequence[str]) -> int:
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     if not prompt and session.position == 0:
         raise NestlingError("there is nothing to go on from: give --prompt TEXT, or --session FILE.")
+    if options.compile and sys.stderr.isatty():
+        print("compiling a program for one token, which takes a minute or two", file=sys.stderr)
     for text in session.stream(prompt, options.max_tokens, sampler):
         print(text, end="", flush=True)
     if sys.stdout.isatty():
@@ -44,5 +46,5 @@ def _session(options: GenerateOptions) -> Session:
 
     model, tokenizer, _ = load_model(options.checkpoint, choose_device(options.device))
     if options.session is None:
-        return Session(model, tokenizer)
-    return Session.load(model, Path(options.session), tokenizer)
+        return Session(model, tokenizer, compiled=options.compile)
+    return Session.load(model, Path(options.session), tokenizer, compiled=options.compile)

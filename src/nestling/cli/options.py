@@ -28,6 +28,8 @@ class GenerateOptions:
     """Go on from a session in this file."""
     save_session: str | None = None
     """Write the session to this file afterwards: all that was read and said, to go on from."""
+    compile: bool = False
+    """Read each word by one compiled program: the first waits a minute or two for the compiler, the others take less time."""
     device: str = "auto"
     """Where to compute: auto (a GPU when there is one), cpu, cuda, cuda:1."""
 

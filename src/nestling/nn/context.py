@@ -15,7 +15,7 @@ from nestling.nn.memory import MemoryLayer, MemoryLayerState
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
 from nestling.nn.norm import RMSNorm
 from nestling.nn.rope import rotate
-from nestling.ops import Marks, settled
+from nestling.ops import Buffered, Marks, last_read, settled
 from nestling.ops.layers import read
 from nestling.ops.layout import alike, arrange
 from nestling.tree import state
@@ -158,7 +158,7 @@ class MemoryAsContext(Mixer):
         persistent = self._keys_and_values(self.persistent.to(x.dtype))
         y = self._attend(rotate(q, first), slots[None], (rotate(k, first), v), recalled, persistent)
         m, memory = self.memory(y, before.memory)
-        read = tree.map(torch.clone, self._readable(settled(memory.memory)))
+        read = tree.map(torch.clone, self._readable(memory.memory))
         return self._gated(y, m), replace(before, before=read, memory=memory)
 
     def _one(self, x: Tensor, new: Tensor, before: ContextState) -> tuple[Tensor, ContextState]:
@@ -238,7 +238,7 @@ class MemoryAsContext(Mixer):
         held = tree.where(full, tree.map(torch.zeros_like, held), held)
         read = before.before
         if torch.compiler.is_compiling() or bool(full.any()):
-            read = tree.where(full, self._readable(settled(memory.memory)), read)
+            read = tree.where(full, self._readable(memory.memory), read)
         return ContextState(**held, filled=torch.where(full, 0, now), before=read, memory=memory)
 
     def _gated(self, y: Tensor, m: Tensor) -> Tensor:
@@ -256,9 +256,9 @@ class MemoryAsContext(Mixer):
         k, v = F.linear(x, self.qkv.weight[self.out.in_features :]).chunk(2, -1)
         return self._heads(k), self._heads(v)
 
-    def _readable(self, memory: MemoryState) -> Weights:
+    def _readable(self, memory: MemoryState | Buffered) -> Weights:
         value: Memory = self.memory.memory
-        return memory.anchor if value.read_at == "commit" else value.primal(memory.dual)
+        return last_read(memory) if value.read_at == "commit" else value.primal(settled(memory).dual)
 
     def _recall(self, weights: Weights, x: Tensor) -> Tensor:
         """h = M(q(x)) (B, C, dim), with the query projection of the memory and nothing written."""

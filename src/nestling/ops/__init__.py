@@ -1,6 +1,15 @@
 """Memories along tokens: the same mathematics as ``core``, over (batch, heads, tokens, width)."""
 
-from nestling.ops.buffered import Buffered, buffer, scan_buffered, settled, without_waiting
+from nestling.ops.buffered import (
+    Buffered,
+    buffer,
+    emptied,
+    joined,
+    last_read,
+    scan_buffered,
+    settled,
+    without_waiting,
+)
 from nestling.ops.drive import Chunk, begin
 from nestling.ops.kernels.path import Kernels
 from nestling.ops.layout import Marks
@@ -18,6 +27,9 @@ __all__ = [
     "Resumed",
     "begin",
     "buffer",
+    "emptied",
+    "joined",
+    "last_read",
     "scan",
     "scan_buffered",
     "settled",

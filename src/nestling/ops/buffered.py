@@ -6,6 +6,7 @@ once, as a block. Whoever wants the state before that calls ``settled``, which w
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TypeVar, overload
 
 import torch
@@ -25,19 +26,25 @@ T = TypeVar("T")
 MOST = 128
 """Tokens that wait at most: a block of more costs no less a token."""
 
+NEVER = -1
+"""The room where a memory's tokens do not wait: its reads see each write, or its form or its rows do not allow it."""
+
+Waiting = tuple[Tensor, Tensor, Gates]
+"""Key, value and gates (B, H, 1, ·)"""
+
 
 @state
 class Buffered:
-    """A memory's state, and tokens after it that wait to be written: keys, values and gates (B, H, 1, ·)."""
+    """A memory's state, and tokens after it that wait to be written."""
 
     written: MemoryState
-    tokens: tuple[tuple[Tensor, Tensor, Gates], ...] = ()
+    read: Weights | None = None
+    """What all of them meet, the weights at the last commit"""
+    tokens: tuple[Waiting, ...] = ()
     memory: Memory | None = None
-    """Whose tokens they are; None while there are none"""
-    moved: bool = False
-    """Did a period end with ``written``, so that its weights are read and no longer its anchor?"""
+    """Whose tokens they are"""
     room: int = 0
-    """Tokens that may wait"""
+    """How many may wait; ``NEVER``; 0: not known before a token comes"""
 
 
 def scan_buffered(
@@ -51,33 +58,36 @@ def scan_buffered(
     """``ops.scan`` from a state in which tokens wait. One token that may wait does; otherwise all is written."""
     q, k, v, gates = tokens
     check_tokens(q, k, v, marks)
-    example = before.written.dual
+    example = before.written.dual if before.read is None else before.read
     dtype = next(iter(example.values())).dtype
     each = spread(gates, example, q, memory.retention)
-    held = _room(memory, before) if q.shape[2] == 1 and single(memory, each, marks) else None
-    if held is None:
+    alone = q.shape[2] == 1 and single(memory, each, marks)
+    # A compiled program has one form for all tokens, and is told which.
+    held = before if before.room or not alone or torch.compiler.is_compiling() else _opened(memory, before.written)
+    if not alone or held.read is None:
         y, after = scan(memory, Resumed(_written(before), initial), q, k, v, gates, marks=marks, path=path)
-        return y, Buffered(after)
+        return y, Buffered(after, room=held.room if alone else 0)
     with torch.autocast(q.device.type, enabled=False):
         # yₜ = M(W_c, qₜ)
-        y = read(memory.architecture, held.written.dual if held.moved else held.written.anchor, q.to(dtype))
-    waiting = (*held.tokens, (k.to(dtype), v.to(dtype), each))
-    held = Buffered(held.written, waiting, memory, held.moved, held.room)
-    return y.to(q.dtype), held if len(waiting) < held.room else Buffered(_written(held))
+        y = read(memory.architecture, held.read, q.to(dtype))
+    return y.to(q.dtype), _appended(held, (k.to(dtype), v.to(dtype), each))
 
 
-def _room(memory: Memory, before: Buffered) -> Buffered | None:
-    """``before`` with room for a token; None where none may wait: reads that see each write, rows that are not alike."""
-    if before.tokens:
-        return before
-    # A compiled program has one form for all tokens.
-    if memory.read_at != "commit" or torch.compiler.is_compiling():
-        return None
-    phase = alike(before.written.phase)
+def _opened(memory: Memory, written: MemoryState) -> Buffered:
+    phase = alike(written.phase) if memory.read_at == "commit" else None
     if phase is None:
-        return None
+        return Buffered(written, room=NEVER)
     moved = phase >= memory.period
-    return Buffered(before.written, (), memory, moved, int(min(MOST, memory.period - (0 if moved else phase))))
+    room = int(min(MOST, memory.period - (0 if moved else phase)))
+    return Buffered(written, written.dual if moved else written.anchor, (), memory, room)
+
+
+def _appended(held: Buffered, token: Waiting) -> Buffered:
+    """With one token more, or with all written and room again."""
+    held = replace(held, tokens=(*held.tokens, token))
+    if held.memory is None or len(held.tokens) < held.room:
+        return held
+    return _opened(held.memory, _written(held))
 
 
 def _written(held: Buffered) -> MemoryState:
@@ -86,6 +96,13 @@ def _written(held: Buffered) -> MemoryState:
     key, value, gates = tree.map(lambda *x: torch.cat(x, 2), *held.tokens)
     with torch.no_grad():
         return scan(held.memory, held.written, key, key, value, gates)[1]
+
+
+def last_read(memory: MemoryState | Buffered) -> Weights:
+    """What the last token met, in a memory that is read at its commits."""
+    if isinstance(memory, MemoryState):
+        return memory.anchor
+    return memory.read if memory.tokens and memory.read is not None else memory.written.anchor
 
 
 def buffer(memory: MemoryState | Buffered) -> Buffered:
@@ -109,3 +126,25 @@ def settled(state: Any) -> Any:
 def without_waiting(state: T) -> T:
     """``state`` as it was before what waits in it."""
     return tree.replaced(state, Buffered, lambda held: held.written)
+
+
+def emptied(state: T) -> T:
+    """``state`` for a program that adds one token to it: of one form, however many tokens wait, with what a token meets of it."""
+    return tree.replaced(state, Buffered, _form)
+
+
+def _form(held: Buffered) -> Buffered:
+    if held.read is None:
+        return held
+    return Buffered(replace(held.written, dual={}, anchor={}, rule={}, origin={}, objective=()), held.read, room=1)
+
+
+def joined(before: Any, after: T) -> T:
+    """What such a program made of ``emptied(before)``, with the tokens that waited before."""
+    earlier = iter(tree.nodes(before, Buffered))
+
+    def one(now: Buffered) -> Buffered:
+        held = next(earlier)
+        return _appended(held, now.tokens[0]) if now.tokens else now
+
+    return tree.replaced(after, Buffered, one)

@@ -13,6 +13,7 @@ from nestling.data.tokenizer import Tokenizer
 from nestling.errors import NestlingError
 from nestling.models import LM
 from nestling.nn import State
+from nestling.stream.program import Program
 
 
 @tree.state
@@ -112,7 +113,9 @@ def begin(model: LM, batch: int = 1, state: State | None = None) -> Moment:
 
 
 @torch.no_grad()
-def advance(model: LM, tokens: Tensor, moment: Moment, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Moment]:
+def advance(
+    model: LM | Program, tokens: Tensor, moment: Moment, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor, Moment]:
     """Read one piece of every row, and score each token by what was predicted before it.
 
     ``tokens`` (B, T) int64; ``valid`` (B, T) bool is False for padding, which stands at the right end of a row.

@@ -19,6 +19,7 @@ from nestling.models import LM
 from nestling.models.describe import size, title
 from nestling.nn import State, buffered, settled
 from nestling.stream.identity import first_difference, identity
+from nestling.stream.program import Program
 from nestling.stream.reading import Moment, Reading, Surprisal, advance, begin, check_vocabulary
 from nestling.stream.sampler import Sampler
 from nestling.stream.text import stop_strings, until
@@ -33,7 +34,8 @@ class Session:
     Memory is constant in the length of the stream. A text that cannot be read
     whole leaves the session as it was. Text is read in
     pieces of ``piece`` tokens, which changes the time that reading takes and nothing else (but rounding). A session works on the
-    device and in the type of its model, keeps no gradient, and is not made for several threads at a time.
+    device and in the type of its model, keeps no gradient, and is not made for several threads at a time. ``compiled``: tokens that come
+    alone are read by a ``Program``, which is compiled at the first and then faster.
 
     Raises:
         NestlingError: the tokenizer has more tokens than the model, or ``piece`` is under 1.
@@ -49,11 +51,12 @@ class Session:
     (31, 60)
     """
 
-    def __init__(self, model: LM, tokenizer: Tokenizer, *, piece: int = 256) -> None:
+    def __init__(self, model: LM, tokenizer: Tokenizer, *, piece: int = 256, compiled: bool = False) -> None:
         check_vocabulary(model, tokenizer)
         if piece < 1:
             raise NestlingError(f"piece must be at least 1 token, got {piece}. Leave it at 256.")
         self.model, self.tokenizer, self.piece = model, tokenizer, piece
+        self._read: LM | Program = Program(model) if compiled else model
         self._moment = begin(model)
 
     def __repr__(self) -> str:
@@ -100,7 +103,7 @@ class Session:
         moment, costs = self._moment, []
         row = torch.from_numpy(array.astype(np.int64)).to(moment.position.device)[None]
         for piece in row.split(self.piece, dim=1) if array.size else ():
-            nats, predicted, moment = advance(self.model, piece, moment)
+            nats, predicted, moment = advance(self._read, piece, moment)
             costs.append(nats[predicted])
         self._moment = tree.map(_compact, moment)
         return torch.cat(costs) if costs else moment.logits.new_zeros(0)
@@ -145,6 +148,7 @@ class Session:
     def fork(self) -> Session:
         """A session that goes on from here on its own: what either reads never reaches the other."""
         child = Session(self.model, self.tokenizer, piece=self.piece)
+        child._read = self._read
         child._moment = tree.fork(self._settled())
         return child
 
@@ -161,7 +165,9 @@ class Session:
         tree.save(path, self._settled(), metadata)
 
     @classmethod
-    def load(cls, model: LM, path: str | Path, tokenizer: Tokenizer = ByteTokenizer()) -> Session:
+    def load(
+        cls, model: LM, path: str | Path, tokenizer: Tokenizer = ByteTokenizer(), *, compiled: bool = False
+    ) -> Session:
         """Go on with a saved session; on the same machine, bit for bit as it would have gone on.
 
         Raises:
@@ -185,7 +191,7 @@ class Session:
                 raise NestlingError(f"{path} is a session of version {version}, this is {_VERSION}. Update nestling.")
             case _:
                 raise NestlingError(f"{path} is not a session. Pass a file that Session.save wrote.")
-        session = cls(model, tokenizer, piece=int(metadata["piece"]))
+        session = cls(model, tokenizer, piece=int(metadata["piece"]), compiled=compiled)
         session._moment, _ = tree.load(path, session._moment)
         return session
 
