@@ -28,8 +28,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 LENGTHS = (256, 1024)
 PROMPTS = (128, 1024)
-DECODED = 16
 SEGMENT = 128
+DECODED = SEGMENT
+"""A whole one: what is written at its end counts"""
 OURS = {f"by {unit}, heads {heads}": (unit, heads) for unit in ("token", "segment") for heads in (1, 4)}
 
 
@@ -135,7 +136,7 @@ def generation(model: Any, side: str, length: int, repeats: int, program: Any = 
         )
         return [max(b - a, 1e-9) for a, b in zip(few, many, strict=False)]
     _, state = model(prompt)
-    from nestling.nn import buffered
+    from nestling.nn import buffered, settled
 
     state = buffered(state)  # as sessions do
 
@@ -144,6 +145,7 @@ def generation(model: Any, side: str, length: int, repeats: int, program: Any = 
         for _ in range(DECODED):
             found, held = (program or model)(token, held)
             token = found[:, -1:].argmax(-1)
+        settled(held)
 
     return seconds(run, repeats)
 
