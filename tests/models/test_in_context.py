@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import nestling as nl
 import nestling.tree as tree
-from nestling.core import Chain, Descend, Level, Momentum
+from nestling.core import MLP, Chain, Descend, Level, Memory, Momentum
 from nestling.errors import NestlingError
 from nestling.models import InContext
 from tests.laws.subjects import VOCABULARY, assert_close, assert_equal, draw, small
@@ -269,6 +269,20 @@ def test_a_session_learns_with_it_and_saves_it(tmp_path):
     assert torch.equal(child.feed([1, 2, 3]), session.feed([1, 2, 3]))
     with pytest.raises(NestlingError, match="another model"):
         nl.Session.load(model.base, tmp_path / "session")
+
+
+def test_words_of_a_memory_that_could_wait_are_written_with_the_levels() -> None:
+    memory = Memory(MLP(2), period=8, read_at="commit")
+    model = InContext(
+        nl.build("titans_lmm", dim=16, layers=1, heads=2, memory=memory).double(),
+        [replace(FAST, owns="*.channel.*")],
+        0.5,
+    )
+    session, direct = (nl.Session(model, nl.data.ByteTokenizer()) for _ in range(2))
+    session.feed([*b"abc"])
+    words = [*b"abc", *(session.draw(nl.Sampler(temperature=0)) for _ in range(9))]
+    direct.feed(words)
+    assert_close(session.state, direct.state)
 
 
 def test_it_has_the_parameters_of_its_model_and_its_levels_in_the_table():

@@ -13,7 +13,7 @@ from nestling.core import Level
 from nestling.models.lm import LM
 from nestling.nn import LevelRow, State
 from nestling.nn.in_context import Context, Writer
-from nestling.ops import Path
+from nestling.ops import Path, settled
 
 
 class InContext(LM):
@@ -59,6 +59,7 @@ class InContext(LM):
         self, tokens: Tensor, state: State | None = None, valid: Tensor | None = None, starts: Tensor | None = None
     ) -> tuple[Tensor, Context]:
         """As ``LM.forward``"""
+        state = settled(state)
         self._check(tokens, state, valid, starts)
         return self.writer(tokens, state, valid, starts)
 
