@@ -18,6 +18,7 @@ import nestling.tree as tree
 from nestling.core import MLP, Chain, Descend, Level, Memory, Momentum
 from nestling.errors import NestlingError
 from nestling.models import InContext
+from nestling.nn import buffered, settled
 from tests.laws.subjects import VOCABULARY, assert_close, assert_equal, draw, small
 
 LENGTH = 29
@@ -283,6 +284,11 @@ def test_words_of_a_memory_that_could_wait_are_written_with_the_levels() -> None
     words = [*b"abc", *(session.draw(nl.Sampler(temperature=0)) for _ in range(9))]
     direct.feed(words)
     assert_close(session.state, direct.state)
+    with torch.no_grad():
+        state = buffered(model(torch.tensor([words[:3]]))[1])
+        for word in words[3:]:
+            _, state = model(torch.tensor([[word]]), state)
+    assert_close(settled(state), direct.state)
 
 
 def test_it_has_the_parameters_of_its_model_and_its_levels_in_the_table():
