@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nestling.cli import main
+from nestling.stream import Program
 from tests.cli.conftest import TINY, Call
 
 
@@ -59,6 +60,14 @@ def test_what_cannot_be_said_is_one_line(run: Path, call: Call, words: list[str]
     assert (said.status, said.out) == (2, "")
     assert said.err.startswith(start), said.err
     assert said.err.count("\n") == 1
+
+
+def test_a_compiled_program_says_the_same(run: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A compiler of C++ is no part of a bare machine.
+    monkeypatch.setattr(Program.__init__, "__defaults__", ("eager",))
+    words = ["generate", run, "--prompt", "def", "--max-tokens", "5"]
+    said, compiled = call(*words), call(*words, "--compile", "true")
+    assert (compiled.status, compiled.out, compiled.err) == (0, said.out, "")
 
 
 def test_a_session_of_another_model_is_refused(run: Path, text: Path, tmp_path: Path, call: Call) -> None:

@@ -99,6 +99,14 @@ def test_a_step_accumulates_its_batches(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.tensor(a), torch.tensor(b), rtol=1e-4, atol=1e-5)
 
 
+def test_rows_in_stretches_train_the_same(tmp_path: Path) -> None:
+    runs = [config(tmp_path / str(held), recipe="titans_lmm", steps=3, recompute=held) for held in (None, 5)]
+    for each in runs:
+        train(each)
+    whole, held = ([line["loss"] for line in curve(Path(each.out))] for each in runs)
+    assert whole == pytest.approx(held, rel=1e-4) and len(whole) == 4
+
+
 def test_the_rate_in_the_log_is_the_one_that_was_used(tmp_path: Path) -> None:
     asked = config(tmp_path)
     run = Run.build(asked)
