@@ -15,7 +15,7 @@ from nestling.nn.memory import MemoryLayer, MemoryLayerState
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
 from nestling.nn.norm import RMSNorm
 from nestling.nn.rope import rotate
-from nestling.ops import Buffered, Marks, last_read, settled
+from nestling.ops import Buffered, Marks, last_read, settled, written
 from nestling.ops.layers import read
 from nestling.ops.layout import alike, arrange
 from nestling.tree import state
@@ -111,7 +111,7 @@ class MemoryAsContext(Mixer):
             empty(*recalled),
             empty(dim),
             filled,
-            tree.map(torch.clone, settled(memory.memory).anchor),
+            tree.map(torch.clone, written(memory.memory).anchor),
             memory,
         )
 
@@ -258,7 +258,7 @@ class MemoryAsContext(Mixer):
 
     def _readable(self, memory: MemoryState | Buffered) -> Weights:
         value: Memory = self.memory.memory
-        return last_read(memory) if value.read_at == "commit" else value.primal(settled(memory).dual)
+        return last_read(memory) if value.read_at == "commit" else value.primal(written(memory).dual)
 
     def _recall(self, weights: Weights, x: Tensor) -> Tensor:
         """h = M(q(x)) (B, C, dim), with the query projection of the memory and nothing written."""

@@ -20,7 +20,7 @@ from nestling.nn.norm import RMSNorm, widened
 from nestling.nn.project import GateRange
 from nestling.nn.record import tell
 from nestling.nn.share import ShareRange, ThresholdRange
-from nestling.ops import Buffered, Marks, Path, Resumed, begin, buffer, scan, scan_buffered, settled, watch
+from nestling.ops import Buffered, Marks, Path, Resumed, begin, buffer, scan, scan_buffered, watch, written
 from nestling.tree import map as tree_map
 from nestling.tree import replaced, state
 
@@ -67,6 +67,7 @@ def buffered(state: T) -> T:
     gives the state that it stands for, which can be saved and compared.
 
     >>> from nestling.core import MLP
+    >>> from nestling.nn import settled
     >>> layer = MemoryLayer(32, heads=2, memory=Memory(MLP(), period=16, read_at="commit"))
     >>> x, (_, start) = torch.randn(1, 3, 32), layer(torch.randn(1, 20, 32))
     >>> state = buffered(start)
@@ -153,7 +154,7 @@ class MemoryLayer(Mixer):
         tell(
             self,
             lambda: (
-                *watch(self.memory, (None if before is None else settled(before), weights), k, v, gates, marks),
+                *watch(self.memory, (None if before is None else written(before), weights), k, v, gates, marks),
                 gates,
             ),
             marks,
@@ -178,6 +179,6 @@ class MemoryLayer(Mixer):
         transfer = "initialisation (meta-learnt through the writes)"
         return [
             LevelRow.of_memory(
-                "memory", self.memory, settled(started.memory), "keys and values of tokens", transfer, started
+                "memory", self.memory, written(started.memory), "keys and values of tokens", transfer, started
             )
         ]

@@ -9,6 +9,7 @@ from nestling.ops.buffered import (
     scan_buffered,
     settled,
     without_waiting,
+    written,
 )
 from nestling.ops.drive import Chunk, begin
 from nestling.ops.kernels.path import Kernels
@@ -36,4 +37,5 @@ __all__ = [
     "stretches",
     "watch",
     "without_waiting",
+    "written",
 ]

@@ -7,7 +7,7 @@ once, as a block. Whoever wants the state before that calls ``settled``, which w
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ def scan_buffered(
     # A compiled program has one form for all tokens, and is told which.
     held = before if before.room or not alone or torch.compiler.is_compiling() else _opened(memory, before.written)
     if not alone or held.read is None:
-        y, after = scan(memory, Resumed(_written(before), initial), q, k, v, gates, marks=marks, path=path)
+        y, after = scan(memory, Resumed(written(before), initial), q, k, v, gates, marks=marks, path=path)
         return y, Buffered(after, room=held.room if alone else 0)
     with torch.autocast(q.device.type, enabled=False):
         # yₜ = M(W_c, qₜ)
@@ -73,13 +73,13 @@ def scan_buffered(
     return y.to(q.dtype), _appended(held, (k.to(dtype), v.to(dtype), each))
 
 
-def _opened(memory: Memory, written: MemoryState) -> Buffered:
-    phase = alike(written.phase) if memory.read_at == "commit" else None
+def _opened(memory: Memory, before: MemoryState) -> Buffered:
+    phase = alike(before.phase) if memory.read_at == "commit" else None
     if phase is None:
-        return Buffered(written, room=NEVER)
+        return Buffered(before, room=NEVER)
     moved = phase >= memory.period
     room = int(min(MOST, memory.period - (0 if moved else phase)))
-    return Buffered(written, written.dual if moved else written.anchor, (), memory, room)
+    return Buffered(before, before.dual if moved else before.anchor, (), memory, room)
 
 
 def _appended(held: Buffered, token: Waiting) -> Buffered:
@@ -87,10 +87,13 @@ def _appended(held: Buffered, token: Waiting) -> Buffered:
     held = replace(held, tokens=(*held.tokens, token))
     if held.memory is None or len(held.tokens) < held.room:
         return held
-    return _opened(held.memory, _written(held))
+    return _opened(held.memory, written(held))
 
 
-def _written(held: Buffered) -> MemoryState:
+def written(held: MemoryState | Buffered) -> MemoryState:
+    """The state of a memory with all that waits written."""
+    if isinstance(held, MemoryState):
+        return held
     if held.memory is None or not held.tokens:
         return held.written
     key, value, gates = tree.map(lambda *x: torch.cat(x, 2), *held.tokens)
@@ -110,17 +113,9 @@ def buffer(memory: MemoryState | Buffered) -> Buffered:
     return memory if isinstance(memory, Buffered) else Buffered(memory)
 
 
-@overload
-def settled(state: MemoryState | Buffered) -> MemoryState: ...
-
-
-@overload
-def settled(state: T) -> T: ...
-
-
-def settled(state: Any) -> Any:
-    """``state`` of a memory, layer or model with all that waits in it written: the state that it stands for."""
-    return tree.replaced(state, Buffered, _written)
+def settled(state: T) -> T:
+    """``state`` of a layer or model with all that waits in it written: the state that it stands for."""
+    return tree.replaced(state, Buffered, written)
 
 
 def without_waiting(state: T) -> T:
