@@ -194,8 +194,10 @@ def timed(run: Callable[[], Any], cell: dict[str, Any]) -> tuple[float, list[flo
     return first, seconds
 
 
-def waiting(state: Any) -> Any:
-    """The state of a stream that goes on token by token: as it is for the peer, and before there was such a thing."""
+def opened(state: Any, cell: dict[str, Any]) -> Any:
+    """The state of a stream that goes on token by token: for the peer, and before there was such a thing, the state itself."""
+    if cell["source"] == "peer" or cell["what"] != "decode":
+        return state
     try:
         from nestling.nn import buffered
     except ImportError:
@@ -224,9 +226,10 @@ def work(layer: Any, cell: dict[str, Any]) -> Callable[[], Any]:
 
     def pieces(size: int) -> Callable[[], None]:
         def run() -> None:
-            state = None
-            for piece in x.split(size, 1):
-                _, state = layer(piece) if state is None else layer(piece, state=waiting(state))
+            first, *others = x.split(size, 1)
+            state = opened(layer(first)[1], cell)
+            for piece in others:
+                _, state = layer(piece, state=state)
 
         return torch.no_grad()(run)
 
