@@ -8,8 +8,10 @@ from torch._dynamo.testing import CompileCounter
 
 import nestling as nl
 from nestling import tree
-from nestling.core import L2, MLP, Chain, Decay, Descend, Every, Memory, Momentum
+from nestling.core import L2, MLP, Chain, Decay, Descend, Every, Level, Memory, Momentum
 from nestling.data import ByteTokenizer
+from nestling.errors import NestlingError
+from nestling.models import InContext
 from nestling.nn import settled
 from nestling.stream import Program, Sampler, Session
 
@@ -92,3 +94,10 @@ def test_a_compiled_session_says_the_same(tmp_path, monkeypatch):
         )
         assert (type(session._read) is Program) == (type(session.fork()._read) is Program) == compiled
     assert words[0] == words[1] and words[0][1] == words[0][2]
+
+
+def test_levels_that_learn_in_context_have_no_program():
+    model = nl.build("transformer", vocab_size=256, dim=16, layers=1, heads=2)
+    learner = InContext(model, [Level("fast", period=16, owns="*.channel.*")])
+    with pytest.raises(NestlingError, match="has no one program: give its base"):
+        Session(learner, ByteTokenizer(), compiled=True)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestling.models import LM
+from nestling.errors import NestlingError
+from nestling.models import LM, InContext
 from nestling.nn import State, buffered
 from nestling.ops import Buffered, emptied, joined
 from nestling.tree import map as tree_map
@@ -20,6 +21,9 @@ class Program:
     What is written is the same, to rounding. Several tokens at once, padding and starts of documents are the model's own. Compiling takes a
     minute or more, once for each number of rows, and needs a C++ compiler on a processor.
 
+    Raises:
+        NestlingError: the model's levels learn in context.
+
     >>> import nestling
     >>> model = nestling.build("titans_lmm", dim=32, layers=1, heads=2)
     >>> read = Program(model)
@@ -30,6 +34,11 @@ class Program:
 
     def __init__(self, model: LM, backend: Any = "inductor") -> None:
         """``backend``: torch.compile's."""
+        if isinstance(model, InContext):
+            raise NestlingError(
+                "a model whose levels learn in context writes at some tokens and not at others, and has no one program: "
+                "give its base, or read without compiling."
+            )
         self.model = model
         self._one: Any = torch.compile(model, fullgraph=True, dynamic=False, backend=backend)
 
