@@ -56,6 +56,7 @@ ONCE = Memory(MLP(2), L2(), Decay(), Chain((Descend(), Every(8, Momentum()))), 8
     [
         ("titans_mac", {"segment": 8, "persistent": 2, "memory": ONCE}),
         pytest.param("titans_lmm", {"memory": ONCE}, marks=pytest.mark.slow),
+        ("yaad", {}),
         pytest.param("hope", {}, marks=pytest.mark.slow),
     ],
 )

@@ -57,24 +57,27 @@ def scan_buffered(
 ) -> tuple[Tensor, Buffered]:
     """``ops.scan`` from a state in which tokens wait. One token that may wait does; otherwise all is written."""
     q, k, v, gates = tokens
-    check_tokens(q, k, v, marks)
-    example = before.written.dual if before.read is None else before.read
-    dtype = next(iter(example.values())).dtype
-    each = spread(gates, example, q, memory.retention)
-    alone = q.shape[2] == 1 and single(memory, each, marks)
-    # A compiled program has one form for all tokens, and is told which.
-    held = before if before.room or not alone or torch.compiler.is_compiling() else _opened(memory, before.written)
-    if not alone or held.read is None:
-        y, after = scan(memory, Resumed(written(before), initial), q, k, v, gates, marks=marks, path=path)
-        return y, Buffered(after, room=held.room if alone else 0)
-    with torch.autocast(q.device.type, enabled=False):
-        # yₜ = M(W_c, qₜ)
-        y = read(memory.architecture, held.read, q.to(dtype))
-    return y.to(q.dtype), _appended(held, (k.to(dtype), v.to(dtype), each))
+    alone = q.shape[2] == 1 and marks == Marks() and not torch.is_grad_enabled()
+    if alone and before.room != NEVER:
+        check_tokens(q, k, v, marks)
+        example = before.written.dual if before.read is None else before.read
+        dtype = next(iter(example.values())).dtype
+        each = spread(gates, example, q, memory.retention)
+        # A compiled program has one form for all tokens, and is told which.
+        if not (before.room or torch.compiler.is_compiling()):
+            before = _opened(memory, before.written, each)
+        if before.read is not None:
+            with torch.autocast(q.device.type, enabled=False):
+                # yₜ = M(W_c, qₜ)
+                y = read(memory.architecture, before.read, q.to(dtype))
+            return y.to(q.dtype), _appended(before, (k.to(dtype), v.to(dtype), each))
+    y, after = scan(memory, Resumed(written(before), initial), q, k, v, gates, marks=marks, path=path)
+    return y, Buffered(after, room=before.room if alone else 0)
 
 
-def _opened(memory: Memory, before: MemoryState) -> Buffered:
-    phase = alike(before.phase) if memory.read_at == "commit" else None
+def _opened(memory: Memory, before: MemoryState, gates: Gates) -> Buffered:
+    waits = memory.read_at == "commit" and single(memory, gates, Marks())
+    phase = alike(before.phase) if waits else None
     if phase is None:
         return Buffered(before, room=NEVER)
     moved = phase >= memory.period
@@ -87,7 +90,7 @@ def _appended(held: Buffered, token: Waiting) -> Buffered:
     held = replace(held, tokens=(*held.tokens, token))
     if held.memory is None or len(held.tokens) < held.room:
         return held
-    return _opened(held.memory, written(held))
+    return _opened(held.memory, written(held), token[2])
 
 
 def written(held: MemoryState | Buffered) -> MemoryState:
