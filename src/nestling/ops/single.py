@@ -20,7 +20,7 @@ from nestling.core import L2, Chain, Decay, Descend, Gates, Memory, MemoryState,
 from nestling.ops.channels import by_channel
 from nestling.ops.chunk import rule_state, traces
 from nestling.ops.coefficients import once, per_period
-from nestling.ops.layers import evaluate, forward, layers
+from nestling.ops.layers import evaluate, layers, read
 from nestling.ops.layout import Marks, alike
 from nestling.ops.once import GATHERED
 
@@ -61,11 +61,10 @@ def scan_single(
         pair = seen.cotangents[i], seen.inputs[i][:, -1:]
         dual[name], *moved = _written(memory, carried, pair, tokens[3].of(name), phase == memory.period)
         trace |= {n: each for n, each in zip(names, moved, strict=True) if each is not None}
-    if not at_commit:
-        y = forward(chain, [dual[name].flatten(0, 1) for name in chain.names], query).prediction
+    y = y.unflatten(0, before.phase.shape) if at_commit else read(memory.architecture, dual, tokens[0])
     now = phase if isinstance(phase, Tensor) else torch.full_like(before.phase, phase)
     rule = rule_state(memory, dual, trace, now)
-    return y.unflatten(0, now.shape), MemoryState(dual, anchor, rule, now, before.origin, before.objective)
+    return y, MemoryState(dual, anchor, rule, now, before.origin, before.objective)
 
 
 def _phase(before: MemoryState) -> Tensor | int:
