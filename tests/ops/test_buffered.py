@@ -10,19 +10,8 @@ import torch
 import nestling.tree as tree
 from nestling.core import L2, MLP, Chain, Decay, Descend, Every, Huber, Matrix, Memory, Momentum, Normed, Residual
 from nestling.errors import NestlingError
-from nestling.ops import (
-    Buffered,
-    Marks,
-    Reference,
-    begin,
-    buffer,
-    emptied,
-    joined,
-    scan,
-    scan_buffered,
-    settled,
-    without_waiting,
-)
+from nestling.ops import Marks, Reference, begin, scan
+from nestling.ops.buffered import Buffered, buffer, emptied, joined, scan_buffered, settled, without_waiting
 from tests.ops.test_scan import assert_same, draw
 from tests.ops.test_single import LENGTH, cut
 

@@ -13,7 +13,7 @@ from torch import Tensor
 import nestling.tree as tree
 from nestling.errors import NestlingError
 from nestling.nn import State
-from nestling.ops import Buffered, without_waiting
+from nestling.ops.buffered import Buffered, without_waiting
 
 Shapes: TypeAlias = Sequence[tuple[str, tuple[int, ...]]]
 """The path of each tensor, and its shape without the batch."""

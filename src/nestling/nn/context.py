@@ -15,7 +15,8 @@ from nestling.nn.memory import MemoryLayer, MemoryLayerState
 from nestling.nn.mixer import UNMARKED, LevelRow, Mixer
 from nestling.nn.norm import RMSNorm
 from nestling.nn.rope import rotate
-from nestling.ops import Buffered, Marks, last_read, settled, written
+from nestling.ops import Buffered, Marks, settled
+from nestling.ops.buffered import last_read, written
 from nestling.ops.layers import read
 from nestling.ops.layout import alike, arrange
 from nestling.tree import state

@@ -20,7 +20,8 @@ from nestling.nn.norm import RMSNorm, widened
 from nestling.nn.project import GateRange
 from nestling.nn.record import tell
 from nestling.nn.share import ShareRange, ThresholdRange
-from nestling.ops import Buffered, Marks, Path, Resumed, begin, buffer, scan, scan_buffered, watch, written
+from nestling.ops import Buffered, Marks, Path, Resumed, begin, scan, watch
+from nestling.ops.buffered import buffer, scan_buffered, written
 from nestling.tree import map as tree_map
 from nestling.tree import replaced, state
 

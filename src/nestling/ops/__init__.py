@@ -1,16 +1,6 @@
 """Memories along tokens: the same mathematics as ``core``, over (batch, heads, tokens, width)."""
 
-from nestling.ops.buffered import (
-    Buffered,
-    buffer,
-    emptied,
-    joined,
-    last_read,
-    scan_buffered,
-    settled,
-    without_waiting,
-    written,
-)
+from nestling.ops.buffered import Buffered, settled
 from nestling.ops.drive import Chunk, begin
 from nestling.ops.kernels.path import Kernels
 from nestling.ops.layout import Marks
@@ -27,15 +17,8 @@ __all__ = [
     "Reference",
     "Resumed",
     "begin",
-    "buffer",
-    "emptied",
-    "joined",
-    "last_read",
     "scan",
-    "scan_buffered",
     "settled",
     "stretches",
     "watch",
-    "without_waiting",
-    "written",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 from nestling.errors import NestlingError
 from nestling.models import LM, InContext
 from nestling.nn import State, buffered
-from nestling.ops import Buffered, emptied, joined
+from nestling.ops.buffered import Buffered, emptied, joined
 from nestling.tree import map as tree_map
 from nestling.tree import nodes
 
