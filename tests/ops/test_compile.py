@@ -12,7 +12,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 import nestling.tree as tree
-from nestling.core import L2, MLP, Chain, Decay, Descend, Gates, Memory, Momentum, Normed, Residual
+from nestling.core import L2, MLP, Chain, Decay, Descend, Every, Gates, Memory, Momentum, Normed, Residual
 from nestling.nn import MemoryLayer, SelfModifying, self_modifying_tokens
 from nestling.ops import Chunk, scan
 
@@ -21,6 +21,8 @@ COMPILER = pytest.mark.skipif(shutil.which("gcc") is None, reason="torch.compile
 LATER = pytest.param("inductor", marks=[COMPILER, pytest.mark.slow])
 
 LMM = Memory(Residual(Normed(MLP(2, 2))), L2(), Decay(), Chain((Descend(), Momentum())), period=4)
+ONCE = Memory(LMM.architecture, L2(), Decay(), Chain((Descend(), Every(4, Momentum()))), 4, "commit")
+"""By whole periods; what is left over by blocks"""
 LENGTH = 10  # the last block is padded: a mask is part of what is compiled
 
 
@@ -36,6 +38,7 @@ def backend(request, monkeypatch):
 def forget() -> None:
     for module in ("nestling.ops.scan", "nestling.nn.self_modifying", "nestling.nn.self_modifying_tokens"):
         importlib.import_module(module)._compiled.cache_clear()
+    importlib.import_module("nestling.ops.periods")._programs.cache_clear()
     torch.compiler.reset()
 
 
@@ -59,10 +62,15 @@ def answers(run, wanted):
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", LATER], indirect=True)
-def test_a_long_term_memory(backend):
+@pytest.mark.parametrize(
+    "memory",
+    [LMM, ONCE, pytest.param(replace(LMM, read_at="commit"), marks=pytest.mark.slow)],
+    ids=("token", "once", "commit"),
+)
+def test_a_long_term_memory(backend, memory):
     """Titans' LMM, forward and backward, in float64."""
     weights = {
-        n: torch.randn(2, *shape, dtype=torch.float64) * 0.4 for n, shape in LMM.architecture.shapes(4, 4).items()
+        n: torch.randn(2, *shape, dtype=torch.float64) * 0.4 for n, shape in memory.architecture.shapes(4, 4).items()
     }
     q, k, v = (
         torch.nn.functional.normalize(torch.randn(2, 2, LENGTH, 4, dtype=torch.float64), dim=-1) for _ in range(3)
@@ -71,7 +79,7 @@ def test_a_long_term_memory(backend):
     given = (weights, q, k, v, Gates(0.1 * uniform[0], 0.8 + 0.2 * uniform[1], 0.9 * uniform[2]))
     wanted = tree.leaves(tree.map(lambda leaf: leaf.requires_grad_(), given))
     (eager, eager_grads), (compiled, compiled_grads) = (
-        answers(lambda path=path: scan(LMM, *given, path=path), wanted) for path in (Chunk(), Chunk(compiled=True))
+        answers(lambda path=path: scan(memory, *given, path=path), wanted) for path in (Chunk(), Chunk(compiled=True))
     )
     assert_same(compiled, eager)
     assert_same(compiled_grads, eager_grads)

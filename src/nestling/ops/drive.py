@@ -33,8 +33,8 @@ class Chunk:
     """Blocks of tokens at once, fast weights never formed per token. None of the fields changes an answer.
 
     ``block``: at most this many tokens at once (a divisor of the memory's period is taken). ``stride``: blocks between the
-    states that are stored for the backward pass; 0 stores all that was computed; None chooses. ``compiled``: run each block
-    through ``torch.compile(fullgraph=True)``.
+    states that are stored for the backward pass; 0 stores all that was computed; None chooses. ``compiled``: run each block,
+    or whole period, through ``torch.compile(fullgraph=True)``.
     """
 
     block: int = 64

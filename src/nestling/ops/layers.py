@@ -128,19 +128,21 @@ def evaluate(chain: Layers, weights: Sequence[Tensor], x: Tensor, value: Tensor)
     return predicted[:, :size], Seen(inputs, bends, normed, scale, slope, cotangents, below)
 
 
-def pull(
-    chain: Layers,
-    weights: Sequence[Tensor],
-    seen: Seen,
-    read: Tensor,
-    cotangents: list[Tensor],
-    inputs: list[Tensor],
-    into: Sequence[Tensor],
-) -> tuple[Tensor, Tensor]:
-    """(x̄ (N, 2C, keys), v̄) from derivatives by what was read, by each δₗ and by each input of a key; W̄ₗ are added ``into``.
+class Pulled(NamedTuple):
+    """Derivatives by what a period was given."""
 
-    ``cotangents`` and ``inputs`` are used up.
-    """
+    inputs: Tensor
+    """x̄ (N, 2C, keys)"""
+    values: Tensor
+    """v̄ (N, C, values)"""
+    pairs: list[tuple[Tensor, Tensor]]
+    """(rows (N, ·, out), inputs (N, ·, in)) of each weight:  W̄ = rowsᵀ inputs"""
+
+
+def pull(
+    chain: Layers, weights: Sequence[Tensor], seen: Seen, read: Tensor, cotangents: list[Tensor], inputs: list[Tensor]
+) -> Pulled:
+    """From derivatives by what was read, by each δₗ and by each input of a key; ``cotangents`` and ``inputs`` are used up."""
     size, curved, below = read.shape[-2], [], []
     for i, bend in enumerate(seen.bends):
         keys = bend[:, size:]
@@ -158,19 +160,20 @@ def pull(
         back = _through(back, seen.normed, seen.scale)
         # s stands in δ too:  ō −= a² ā n / d
         back[:, size:].sub_(extra[1] * seen.normed[:, size:])
+    pairs: list[tuple[Tensor, Tensor]] = []
     for i in reversed(range(len(weights))):
         if i == 0:
-            into[0].baddbmm_(back.mT, seen.inputs[0])
+            pairs.insert(0, (back, seen.inputs[0]))
         else:
             # Wₗ stands in Wₗ xₗ and in Wₗᵀ δₗ: one product for both.
             rows = torch.cat((back, seen.cotangents[i]), -2)
-            into[i].baddbmm_(rows.mT, torch.cat((seen.inputs[i], below[i - 1]), -2))
+            pairs.insert(0, (rows, torch.cat((seen.inputs[i], below[i - 1]), -2)))
         back = torch.bmm(back, weights[i])
         back[:, size:].add_(inputs[i])
         if i:
             back = bent(chain.activation, back, seen.bends[i - 1])
             back[:, size:].add_(curved[i - 1])
-    return back.add_(predicted) if chain.residual else back, -slope
+    return Pulled(back + predicted if chain.residual else back, -slope, pairs)
 
 
 def unnormed(back: Tensor, x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

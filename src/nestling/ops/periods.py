@@ -4,9 +4,10 @@ A period of C tokens costs one evaluation of queries and keys, the gradients of 
 
     W' = βW + fS + Σⱼ gⱼ δⱼxⱼᵀ,    S' = μS + Σⱼ nⱼ δⱼxⱼᵀ            or, with momentum once a period, W' = βW + S'
 
-(``ops.coefficients.ends``). The derivative is written by hand over all periods (``ops.layers`` inside of one), so that what has the size
-of a weight is made once a period and changed in place. Stored are the states at the periods' starts and what was computed there; where
-that is too much, the states at every √n-th start, from which those between are added up again; and where it still is, only these.
+(``ops.coefficients.ends``). The derivative is written by hand over all periods (``ops.layers`` inside of one). What has the size of a
+weight, states too, is changed in place: memory that is new costs more than what is computed in it. Stored are the states at the
+periods' starts and what was computed there; where that is too much, the states at every √n-th start, from which those between are added
+up again; and where it still is, only these.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -25,8 +27,9 @@ from nestling.errors import NestlingError
 from nestling.ops.channels import by_channel
 from nestling.ops.chunk import rule_state, traces
 from nestling.ops.coefficients import Carried, Ends, ends, momentum, once
+from nestling.ops.compiled import compiled
 from nestling.ops.fold import dot
-from nestling.ops.layers import Layers, Seen, evaluate, layers, pull
+from nestling.ops.layers import Layers, Pulled, Seen, evaluate, layers, pull
 from nestling.ops.once import GATHERED
 from nestling.tree import state
 
@@ -75,11 +78,15 @@ def leading(memory: Memory, going: MemoryState | None, length: int) -> int:
 
 
 def scan_periods(
-    memory: Memory, before: MemoryState, tokens: tuple[Tensor, Tensor, Tensor, Gates], stride: int | None
+    memory: Memory,
+    before: MemoryState,
+    tokens: tuple[Tensor, Tensor, Tensor, Gates],
+    stride: int | None,
+    compiling: bool,
 ) -> tuple[Tensor, MemoryState]:
     """``periods`` from a state to a state."""
     trace = {name: each for name, each in traces(memory, before.rule).items() if name in before.dual}
-    y, dual, anchor, trace = periods(memory, before.dual, trace, tokens, stride)
+    y, dual, anchor, trace = periods(memory, before.dual, trace, tokens, stride, compiling)
     phase = torch.full_like(before.phase, int(memory.period))
     empty = {name + GATHERED: torch.zeros_like(each) for name, each in trace.items()} if once(memory) else {}
     rule = rule_state(memory, dual, {**trace, **empty}, phase)
@@ -92,6 +99,7 @@ def periods(
     traces: Weights,
     tokens: tuple[Tensor, Tensor, Tensor, Gates],
     stride: int | None = None,
+    compiling: bool = False,
 ) -> tuple[Tensor, Weights, Weights, Weights]:
     """Read and write T = nC tokens (B, H, T, ·), from weights and momenta (B, H, out, in) at a commit.
 
@@ -120,7 +128,7 @@ def periods(
         tree.map(lambda x: columns(x).contiguous(), table),
     )
     leaves, rebuild = tree.flatten(given)
-    plan = _Plan(chain, rebuild, count, *_stored(given, stride))
+    plan = _Plan(*_programs(chain, compiling), rebuild, count, *_stored(given, stride))
     if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
         y, *after = _Periods.apply(plan, *leaves)
     else:
@@ -174,7 +182,10 @@ def _joined(rows: list[list[Ends]], shared: bool) -> list[Ends]:
 
 @dataclass(frozen=True)
 class _Plan:
-    chain: Layers
+    evaluate: Callable[..., tuple[Tensor, Seen]]
+    """``ops.layers.evaluate``"""
+    derive: Callable[..., tuple[Pulled, list[tuple[Tensor | None, Tensor | None]]]]
+    """``_derived``"""
     rebuild: Callable[[Sequence[Tensor]], Given]
     count: int
     stride: int
@@ -190,91 +201,81 @@ class _Plan:
         y = given.values.new_empty(self.count, given.values.shape[1], size, given.weights[-1].shape[-2])
         anchor = given.weights
         for c, period in enumerate(_split(given)):
+            stays = c == 0 or c == self.count - 1
             if kept is not None and c % self.stride == 0:
+                stays = True
                 kept[0].append(states)
             anchor = states[0]
-            y[c], one = evaluate(self.chain, anchor, period.inputs, period.values)
+            y[c], one = self.evaluate(anchor, period.inputs, period.values)
             if kept is not None and self.keeps:
                 kept[1].append(one)
-            states = _advanced(period.rows, states, one)
+            # What nobody needs any more is written over.
+            states = _advanced(period.rows, states, one, _like(states) if stays else states)
         return y, *states[0], *(each.clone() for each in anchor), *states[1]
 
     def again(
-        self, periods: list[_Period], states: States, seen: list[Seen], group: range
+        self, periods: list[_Period], states: States, seen: list[Seen], group: range, room: list[States]
     ) -> list[tuple[States, Seen]]:
-        """The states at the starts of the periods of a group, and what the periods computed."""
+        """The states at the starts of the periods of a group, in ``room``, and what the periods computed."""
         found = []
-        for c in group:
-            one = seen[c] if seen else evaluate(self.chain, states[0], periods[c].inputs, periods[c].values)[1]
+        for i, c in enumerate(group):
+            one = seen[c] if seen else self.evaluate(states[0], periods[c].inputs, periods[c].values)[1]
             found.append((states, one))
             if c + 1 < group.stop:
-                states = _advanced(periods[c].rows, states, one)
+                states = _advanced(periods[c].rows, states, one, room[i])
         return found
 
 
-def _advanced(rows: list[Ends], states: States, seen: Seen) -> States:
-    """The states after a period."""
-    weights, traces = [], []
-    for i, (row, weight, pairs) in enumerate(zip(rows, states[0], seen.cotangents, strict=True)):
-        trace = states[1][i] if states[1] else None
-        after, moved = _folded(row, weight, trace, pairs, seen.inputs[i][:, -pairs.shape[-2] :])
-        weights.append(after)
-        traces += [] if moved is None else [moved]
-    return weights, traces
+@lru_cache(maxsize=64)
+def _programs(chain: Layers, compiling: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """``evaluate`` and ``_derived`` of a chain, compiled or not."""
+    work = partial(evaluate, chain), partial(_derived, chain)
+    return (compiled(work[0]), compiled(work[1])) if compiling else work
 
 
-def _folded(
-    row: Ends, weight: Tensor, trace: Tensor | None, pairs: Tensor, inputs: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """(W', S')"""
-    after = None
-    if trace is not None and row.carried is not None:
-        # S' = μS + Σⱼ nⱼ δⱼxⱼᵀ
-        after = (trace * row.carried.start).baddbmm_((row.carried.writes * pairs).mT, inputs)
+def _like(states: States) -> States:
+    weights, traces = states
+    return [torch.empty_like(each) for each in weights], [torch.empty_like(each) for each in traces]
+
+
+def _advanced(rows: list[Ends], states: States, seen: Seen, into: States) -> States:
+    """The states after a period, in the place of ``into``, which may be the states themselves."""
+    (weights, traces), (after, moved) = states, into
+    for i, (row, weight, pairs) in enumerate(zip(rows, weights, seen.cotangents, strict=True)):
+        inputs = seen.inputs[i][:, -pairs.shape[-2] :]
+        if row.writes is not None:
+            # W' = βW + fS + Σⱼ gⱼ δⱼxⱼᵀ
+            torch.mul(weight, row.start, out=after[i])
+            if traces and row.trace is not None:
+                after[i].addcmul_(traces[i], row.trace)
+            after[i].baddbmm_((row.writes * pairs).mT, inputs)
+        if row.carried is not None:
+            # S' = μS + Σⱼ nⱼ δⱼxⱼᵀ
+            torch.mul(traces[i], row.carried.start, out=moved[i]).baddbmm_((row.carried.writes * pairs).mT, inputs)
         if row.writes is None:
             # W' = βW + S'
-            return torch.addcmul(after, weight, row.start), after
-    # W' = βW + fS + Σⱼ gⱼ δⱼxⱼᵀ
-    moved = weight * row.start
-    if trace is not None and row.trace is not None:
-        moved.addcmul_(trace, row.trace)
-    assert row.writes is not None
-    return moved.baddbmm_((row.writes * pairs).mT, inputs), after
+            torch.addcmul(moved[i], weight, row.start, out=after[i])
+    return into
 
 
-@dataclass(frozen=True)
-class _Adjoint:
-    """Derivatives by what is carried, changed in place from the last period to the first."""
-
-    weights: list[Tensor]
-    traces: list[Tensor]
-
-    def retreat(self, i: int, row: Ends, states: States, seen: Seen) -> tuple[Tensor, Tensor, Ends]:
-        """(δ̄, x̄, derivatives by the row) of one weight in a period; W̄', S̄' become βW̄' (the reads are still to be added) and S̄."""
-        weight, by_weight, pairs = states[0][i], self.weights[i], seen.cotangents[i]
-        inputs = seen.inputs[i][:, -pairs.shape[-2] :]
-        start = dot(by_weight, weight)
-        if row.carried is None:
-            assert row.writes is not None
-            cotangent, below, writes = _pulled(pairs, inputs, by_weight, row.writes)
-            by_weight.mul_(row.start)
-            return cotangent, below, Ends(start, writes)
-        trace, by_trace = states[1][i], self.traces[i]
-        gates: tuple[Tensor | None, Tensor | None] = (None, None)
-        if row.writes is None:
-            by_trace.add_(by_weight)
-        carried = dot(by_trace, trace)
-        cotangent, below, shares = _pulled(pairs, inputs, by_trace, row.carried.writes)
-        # S̄ = μS̄' + fW̄'
-        by_trace.mul_(row.carried.start)
-        if row.writes is not None and row.trace is not None:
-            more, further, writes = _pulled(pairs, inputs, by_weight, row.writes)
-            cotangent.add_(more)
-            below.add_(further)
-            gates = writes, dot(by_weight, trace)
-            by_trace.addcmul_(by_weight, row.trace)
-        by_weight.mul_(row.start)
-        return cotangent, below, Ends(start, *gates, Carried(carried, shares))
+def _derived(
+    chain: Layers, rows: list[Ends], weights: list[Tensor], by: States, seen: Seen, read: Tensor
+) -> tuple[Pulled, list[tuple[Tensor | None, Tensor | None]]]:
+    """What a period's derivatives have that is of no weight's size: (ḡ, n̄) of each weight, and all of ``pull``."""
+    cotangents, inputs, shares = [], [], []
+    for i, (row, pairs) in enumerate(zip(rows, seen.cotangents, strict=True)):
+        given, found = seen.inputs[i][:, -pairs.shape[-2] :], []
+        if row.writes is not None:
+            found.append(_pulled(pairs, given, by[0][i], row.writes))
+        if row.carried is not None:
+            found.append(_pulled(pairs, given, by[1][i], row.carried.writes))
+        cotangent, below, _ = found[0]
+        for more, further, _ in found[1:]:
+            cotangent, below = cotangent + more, below + further
+        cotangents.append(cotangent)
+        inputs.append(below)
+        shares.append((None if row.writes is None else found[0][-1], None if row.carried is None else found[-1][-1]))
+    return pull(chain, weights, seen, read, cotangents, inputs), shares
 
 
 def _pulled(pairs: Tensor, inputs: Tensor, back: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -282,6 +283,36 @@ def _pulled(pairs: Tensor, inputs: Tensor, back: Tensor, share: Tensor) -> tuple
     pulled = torch.bmm(inputs, back.mT)
     by_share = (pulled * pairs).sum(-1)
     return pulled.mul_(share), torch.bmm(share * pairs, back), by_share
+
+
+def _totals(
+    rows: list[Ends], states: States, by: States, shares: list[tuple[Tensor | None, Tensor | None]]
+) -> list[Ends]:
+    """The derivatives by the rows: β̄ = ⟨W̄', W⟩,  f̄ = ⟨W̄', S⟩,  μ̄ = ⟨S̄', S⟩, and the ``shares``."""
+    found = []
+    for i, (row, (writes, carried)) in enumerate(zip(rows, shares, strict=True)):
+        trace = None if row.trace is None else dot(by[0][i], states[1][i])
+        start = dot(by[0][i], states[0][i])
+        found.append(
+            Ends(start, writes, trace, None if carried is None else Carried(dot(by[1][i], states[1][i]), carried))
+        )
+    return found
+
+
+def _retreat(rows: list[Ends], by: States, pairs: list[tuple[Tensor, Tensor]], more: list[Tensor], first: bool) -> None:
+    """W̄ = βW̄' + rowsᵀ inputs (and ``more``),  S̄ = μS̄' + fW̄', in place; where W' = βW + S', S̄ is then what S' meets in all."""
+    for i, (row, weight, (back, inputs)) in enumerate(zip(rows, by[0], pairs, strict=True)):
+        if row.carried is not None and row.trace is not None:
+            by[1][i].mul_(row.carried.start).addcmul_(weight, row.trace)
+        weight.mul_(row.start).baddbmm_(back.mT, inputs)
+        if more:
+            weight.add_(more[i])
+        if row.carried is not None and row.writes is None:
+            trace = by[1][i]
+            if first:
+                trace.mul_(row.carried.start)
+            else:
+                torch.addcmul(weight, trace, row.carried.start, out=trace)
 
 
 class _Periods(torch.autograd.Function):
@@ -312,21 +343,21 @@ def _backward(
 ) -> Given:
     width, (starts, seen) = len(given.weights), kept
     grads = [each.clone() for each in after]
-    adjoint = _Adjoint(grads[:width], grads[2 * width :])
+    by, anchors = (grads[:width], grads[2 * width :]), grads[width : 2 * width]
     inputs, values = torch.empty_like(given.inputs), torch.empty_like(given.values)
     periods, rows = _split(given), []
+    room = [_like(starts[0]) for _ in range(min(plan.stride, plan.count) - 1)]
+    for i, row in enumerate(periods[-1].rows):
+        if row.carried is not None and row.writes is None:
+            # W' = βW + S': what meets W' meets S'.
+            by[1][i].add_(by[0][i])
     for start, group in reversed(list(zip(starts, plan.groups(), strict=True))):
-        found = plan.again(periods, start, seen, group)
+        found = plan.again(periods, start, seen, group, room)
         for c in reversed(group):
             states, one = found.pop()
-            cotangents, below, row = zip(
-                *(adjoint.retreat(i, each, states, one) for i, each in enumerate(periods[c].rows)), strict=True
-            )
-            rows.append(list(row))
-            if c == plan.count - 1:
-                # The anchor that is handed on is the weights of the last period.
-                for total, each in zip(adjoint.weights, grads[width:], strict=False):
-                    total.add_(each)
-            back = read[c], list(cotangents), list(below)
-            inputs[c], values[c] = pull(plan.chain, states[0], one, *back, adjoint.weights)
-    return Given(adjoint.weights, adjoint.traces, inputs, values, _joined(rows, len(given.rows) < width))
+            pulled, shares = plan.derive(periods[c].rows, states[0], by, one, read[c])
+            inputs[c], values[c] = pulled.inputs, pulled.values
+            rows.append(_totals(periods[c].rows, states, by, shares))
+            # The anchor that is handed on is the weights of the last period.
+            _retreat(periods[c].rows, by, pulled.pairs, anchors if c == plan.count - 1 else [], c == 0)
+    return Given(*by, inputs, values, _joined(rows, len(given.rows) < width))

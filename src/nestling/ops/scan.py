@@ -120,12 +120,14 @@ def _chunked(
     length, count = tokens[0].shape[2], 0
     if length == 1 and going is not None and single(memory, tokens[3], marks):
         return scan_single(memory, going, tokens)
-    if marks == Marks() and chunk.stride != 0 and not chunk.compiled and whole(memory, tokens[3]):
+    if marks == Marks() and chunk.stride != 0 and whole(memory, tokens[3]):
         count = leading(memory, going, length)
     if count:
         before = going if going is not None or fresh is None else begin(memory, fresh, tokens[0].shape[0])
         assert before is not None
-        y, going = scan_periods(memory, before, tree.map(lambda x: x[:, :, :count], tokens), chunk.stride)
+        y, going = scan_periods(
+            memory, before, tree.map(lambda x: x[:, :, :count], tokens), chunk.stride, chunk.compiled
+        )
         if count == length:
             return y, going
         rest, after = _chunked(memory, (going, None), tree.map(lambda x: x[:, :, count:], tokens), marks, chunk)
