@@ -11,7 +11,8 @@ import nestling.tree as tree
 from nestling.core import L2, MLP, Chain, Decay, Descend, Every, Huber, Matrix, Memory, Momentum, Normed, Residual
 from nestling.errors import NestlingError
 from nestling.ops import Marks, Reference, begin, scan
-from nestling.ops.buffered import Buffered, buffer, emptied, joined, scan_buffered, settled, without_waiting
+from nestling.ops.buffered import Buffered, buffer, scan_buffered, settled, without_waiting
+from nestling.ops.events import between, resumed
 from tests.ops.test_scan import assert_same, draw
 from tests.ops.test_single import LENGTH, cut
 
@@ -82,11 +83,11 @@ def test_what_meets_no_buffer_is_joined_to_it():
     _, state, _ = one_by_one(memory, begin(memory, weights, 2), cut(tokens, 0, 5), weights)
     outputs = []
     for t in range(5, 11):
-        form = emptied(state)
+        form = between(state)
         assert not form.tokens and form.memory is None and len(tree.leaves(form)) == 3, "two weights and the phase"
         y, after = scan_buffered(memory, form, cut(tokens, t, t + 1), weights)
         outputs.append(y)
-        state = joined(state, after)
+        state = resumed(state, after)
     whole, final = scan(memory, weights, *cut(tokens, 0, 11))
     assert_same((torch.cat(outputs, 2), settled(state)), (whole[:, :, 5:], final))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from nestling.nn.norm import RMSNorm
 from nestling.nn.rope import rotate
 from nestling.ops import Buffered, Marks, settled
 from nestling.ops.buffered import last_read, written
+from nestling.ops.events import Eventful, between, left, resumed
 from nestling.ops.layers import read
 from nestling.ops.layout import alike, arrange
 from nestling.tree import state
@@ -44,7 +46,7 @@ class Segment:
 
 
 @state
-class ContextState:
+class ContextState(Eventful):
     """What the next token of the segment still attends to, the memory at the segment's start, and the memory now."""
 
     key: Tensor
@@ -62,6 +64,21 @@ class ContextState:
     before: Weights
     """(B, H, out, in)"""
     memory: MemoryLayerState
+    quiet: bool = False
+    """In a program: the segment does not end with this token"""
+
+    def left(self) -> int | None:
+        """Until the token with which the segment ends, or an event of the memory."""
+        filled, memory = alike(self.filled), left(self.memory)
+        return None if filled is None or memory is None else min(self.key.shape[2] - 1 - filled, memory)
+
+    def between(self, quiet: bool) -> ContextState:
+        """The same, and told."""
+        return replace(self, quiet=quiet, memory=between(self.memory, quiet))
+
+    def resumed(self, after: ContextState) -> ContextState:
+        """With what waited in the memory before."""
+        return replace(after, quiet=False, memory=resumed(self.memory, after.memory))
 
 
 class MemoryAsContext(Mixer):
@@ -231,10 +248,14 @@ class MemoryAsContext(Mixer):
         kept = (*tokens, *recalled, reads)
         names = ("key", "value", "memory_key", "memory_value", "reads")
         dtype = self.out.weight.dtype
-        held = {name: leaf.to(dtype) for name, leaf in zip(names, kept, strict=True)}
+        held: dict[str, Any] = {name: leaf.to(dtype) for name, leaf in zip(names, kept, strict=True)}
         now = torch.full_like(before.filled, filled) if isinstance(filled, int) else filled.view_as(before.filled)
-        if isinstance(filled, int) and filled < self.segment.length:
-            return ContextState(**held, filled=now, before=before.before, memory=memory)
+        if before.quiet or (isinstance(filled, int) and filled < self.segment.length):
+            return ContextState(**held, filled=now, before=before.before, memory=memory, quiet=before.quiet)
+        if isinstance(filled, int):
+            # Every row's segment ends.
+            held, now = tree.map(torch.zeros_like, (held, now))
+            return ContextState(**held, filled=now, before=self._readable(memory.memory), memory=memory)
         full = now == self.segment.length
         held = tree.where(full, tree.map(torch.zeros_like, held), held)
         read = before.before

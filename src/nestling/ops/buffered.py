@@ -7,7 +7,7 @@ once, as a block. Whoever wants the state before that calls ``settled``, which w
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,10 +15,12 @@ from torch import Tensor
 import nestling.tree as tree
 from nestling.core import Gates, Memory, MemoryState, Weights
 from nestling.ops.door import check_tokens, spread
+from nestling.ops.events import ALWAYS, Eventful
 from nestling.ops.layers import read
 from nestling.ops.layout import Marks, alike
+from nestling.ops.periods import leading, scan_periods, whole
 from nestling.ops.scan import Path, Resumed, scan
-from nestling.ops.single import single
+from nestling.ops.single import scan_single, single
 from nestling.tree import state
 
 T = TypeVar("T")
@@ -34,7 +36,7 @@ Waiting = tuple[Tensor, Tensor, Gates]
 
 
 @state
-class Buffered:
+class Buffered(Eventful):
     """A memory's state, and tokens after it that wait to be written."""
 
     written: MemoryState
@@ -42,9 +44,28 @@ class Buffered:
     """What all of them meet, the weights at the last commit"""
     tokens: tuple[Waiting, ...] = ()
     memory: Memory | None = None
-    """Whose tokens they are"""
+    """Whose tokens they are; None: not known, or one that has no form for a token, or rows differ"""
     room: int = 0
     """How many may wait; ``NEVER``; 0: not known before a token comes"""
+    quiet: bool = False
+    """In a program: no commit falls due at this token"""
+
+    def left(self) -> int | None:
+        """What waits is written outside of a program."""
+        if self.memory is None or self.read is not None:
+            return ALWAYS if self.room else 0
+        phase = alike(self.written.phase)
+        return None if phase is None else int(self.memory.period - phase)
+
+    def between(self, quiet: bool) -> Buffered:
+        """Of one form, however many tokens wait, with what a token meets of it."""
+        if self.read is None:
+            return replace(self, quiet=quiet and self.memory is not None)
+        return Buffered(replace(self.written, dual={}, anchor={}, rule={}, origin={}, objective=()), self.read, room=1)
+
+    def resumed(self, after: Buffered) -> Buffered:
+        """With the tokens that waited before."""
+        return _appended(self, after.tokens[0]) if after.tokens else replace(after, quiet=False)
 
 
 def scan_buffered(
@@ -58,7 +79,7 @@ def scan_buffered(
     """``ops.scan`` from a state in which tokens wait. One token that may wait does; otherwise all is written."""
     q, k, v, gates = tokens
     alone = q.shape[2] == 1 and marks == Marks() and not torch.is_grad_enabled()
-    if alone and before.room != NEVER:
+    if alone and (before.room != NEVER or before.quiet):
         check_tokens(q, k, v, marks)
         example = before.written.dual if before.read is None else before.read
         dtype = next(iter(example.values())).dtype
@@ -71,15 +92,21 @@ def scan_buffered(
                 # yₜ = M(W_c, qₜ)
                 y = read(memory.architecture, before.read, q.to(dtype))
             return y.to(q.dtype), _appended(before, (k.to(dtype), v.to(dtype), each))
+        if before.quiet:
+            with torch.autocast(q.device.type, enabled=False):
+                y, after = scan_single(
+                    memory, before.written, (q.to(dtype), k.to(dtype), v.to(dtype), each), quiet=True
+                )
+            return y.to(q.dtype), replace(before, written=after)
     y, after = scan(memory, Resumed(written(before), initial), q, k, v, gates, marks=marks, path=path)
-    return y, Buffered(after, room=before.room if alone else 0)
+    return y, replace(before, written=after, tokens=()) if alone and before.room == NEVER else Buffered(after)
 
 
 def _opened(memory: Memory, before: MemoryState, gates: Gates) -> Buffered:
-    waits = memory.read_at == "commit" and single(memory, gates, Marks())
-    phase = alike(before.phase) if waits else None
-    if phase is None:
-        return Buffered(before, room=NEVER)
+    formed = single(memory, gates, Marks())
+    phase = alike(before.phase) if formed else None
+    if phase is None or memory.read_at != "commit":
+        return Buffered(before, memory=None if phase is None else memory, room=NEVER)
     moved = phase >= memory.period
     room = int(min(MOST, memory.period - (0 if moved else phase)))
     return Buffered(before, before.dual if moved else before.anchor, (), memory, room)
@@ -100,7 +127,9 @@ def written(held: MemoryState | Buffered) -> MemoryState:
     if held.memory is None or not held.tokens:
         return held.written
     key, value, gates = tree.map(lambda *x: torch.cat(x, 2), *held.tokens)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(key.device.type, enabled=False):
+        if whole(held.memory, gates) and leading(held.memory, held.written, key.shape[2]) == key.shape[2]:
+            return scan_periods(held.memory, held.written, (None, key, value, gates))[1]
         return scan(held.memory, held.written, key, key, value, gates)[1]
 
 
@@ -124,25 +153,3 @@ def settled(state: T) -> T:
 def without_waiting(state: T) -> T:
     """``state`` as it was before what waits in it."""
     return tree.replaced(state, Buffered, lambda held: held.written)
-
-
-def emptied(state: T) -> T:
-    """``state`` for a program that adds one token to it: of one form, however many tokens wait, with what a token meets of it."""
-    return tree.replaced(state, Buffered, _form)
-
-
-def _form(held: Buffered) -> Buffered:
-    if held.read is None:
-        return held
-    return Buffered(replace(held.written, dual={}, anchor={}, rule={}, origin={}, objective=()), held.read, room=1)
-
-
-def joined(before: Any, after: T) -> T:
-    """What such a program made of ``emptied(before)``, with the tokens that waited before."""
-    earlier = iter(tree.nodes(before, Buffered))
-
-    def one(now: Buffered) -> Buffered:
-        held = next(earlier)
-        return _appended(held, now.tokens[0]) if now.tokens else now
-
-    return tree.replaced(after, Buffered, one)

@@ -92,14 +92,29 @@ def forward(chain: Layers, weights: Sequence[Tensor], x: Tensor) -> Down:
     """What the chain says to ``x`` (N, T, keys), and what came by; named as in ``Seen``."""
     inputs, bends = [x], []
     for weight in weights[:-1]:
-        bends.append(torch.bmm(inputs[-1], weight.mT))
+        bends.append(product(inputs[-1], weight.mT))
         inputs.append(chain.activation(bends[-1]))
-    out = torch.bmm(inputs[-1], weights[-1].mT)
+    out = product(inputs[-1], weights[-1].mT)
     normed, scale = None, None
     if chain.eps is not None:
         normed, _, scale = torch.native_layer_norm(out, out.shape[-1:], None, None, chain.eps)
         out = normed
     return Down(out + x if chain.residual else out, inputs, bends, normed, scale)
+
+
+def product(rows: Tensor, matrix: Tensor) -> Tensor:
+    """(N, T, ·) times (N, ·, ·): ``torch.bmm``.
+
+    The compiler for processors makes a sum of products with a single row, and what makes the row a part of its terms: an activation is
+    then computed anew for every output. Of a product that something is added to it makes none.
+
+    >>> product(torch.ones(1, 1, 2), torch.eye(2)[None])
+    tensor([[[1., 1.]]])
+    """
+    if rows.shape[-2] == 1 and rows.device.type == "cpu" and torch.compiler.is_compiling():
+        nothing = rows.new_zeros(()).expand(rows.shape[0], 1, matrix.shape[-1])
+        return torch.baddbmm(nothing, rows, matrix, beta=0)
+    return torch.bmm(rows, matrix)
 
 
 def read(architecture: Architecture, weights: Weights, x: Tensor) -> Tensor:
@@ -123,7 +138,7 @@ def evaluate(chain: Layers, weights: Sequence[Tensor], x: Tensor, value: Tensor)
     below: list[Tensor] = []
     for weight, bend in zip(weights[:0:-1], bends[::-1], strict=True):
         # Bₗ = Wₗ₊₁ᵀ δₗ₊₁,  δₗ = σ'(Zₗ) ⊙ Bₗ
-        below.insert(0, torch.bmm(cotangents[0], weight))
+        below.insert(0, product(cotangents[0], weight))
         cotangents.insert(0, bent(chain.activation, below[0], bend[:, size:]))
     return predicted[:, :size], Seen(inputs, bends, normed, scale, slope, cotangents, below)
 

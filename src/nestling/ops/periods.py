@@ -53,7 +53,7 @@ class Given:
     traces: list[Tensor]
     """(N, out, in), or none"""
     inputs: Tensor
-    """(n, N, 2C, keys): queries, then keys"""
+    """(n, N, 2C, keys): queries, then keys; or keys alone (n, N, C, keys)"""
     values: Tensor
     """(n, N, C, values)"""
     rows: list[Ends]
@@ -80,9 +80,9 @@ def leading(memory: Memory, going: MemoryState | None, length: int) -> int:
 def scan_periods(
     memory: Memory,
     before: MemoryState,
-    tokens: tuple[Tensor, Tensor, Tensor, Gates],
-    stride: int | None,
-    compiling: bool,
+    tokens: tuple[Tensor | None, Tensor, Tensor, Gates],
+    stride: int | None = None,
+    compiling: bool = False,
 ) -> tuple[Tensor, MemoryState]:
     """``periods`` from a state to a state."""
     trace = {name: each for name, each in traces(memory, before.rule).items() if name in before.dual}
@@ -97,11 +97,11 @@ def periods(
     memory: Memory,
     weights: Weights,
     traces: Weights,
-    tokens: tuple[Tensor, Tensor, Tensor, Gates],
+    tokens: tuple[Tensor | None, Tensor, Tensor, Gates],
     stride: int | None = None,
     compiling: bool = False,
 ) -> tuple[Tensor, Weights, Weights, Weights]:
-    """Read and write T = nC tokens (B, H, T, ·), from weights and momenta (B, H, out, in) at a commit.
+    """Read and write T = nC tokens (B, H, T, ·), from weights and momenta (B, H, out, in) at a commit; without queries nothing is read.
 
     ``stride``: periods between stored states, and all else is computed again; None chooses. Returns what was read, the weights after
     the last token, those at the start of the last period, and the momenta.
@@ -110,7 +110,7 @@ def periods(
     assert chain is not None
     size = int(memory.period)
     query, key, value, gates = tree.map(lambda x: x.unflatten(2, (-1, size)), tokens)
-    rows, heads, count = query.shape[:3]
+    rows, heads, count = key.shape[:3]
 
     def columns(x: Tensor) -> Tensor:
         return x.movedim(2, 0).flatten(1, 2)
@@ -123,7 +123,7 @@ def periods(
     given = Given(
         flat(weights),
         flat(traces),
-        columns(torch.cat((query, key), -2)),
+        columns(key if query is None else torch.cat((query, key), -2)),
         columns(value).contiguous(),
         tree.map(lambda x: columns(x).contiguous(), table),
     )
@@ -197,8 +197,8 @@ class _Plan:
 
     def forward(self, given: Given, kept: tuple[list[States], list[Seen]] | None) -> tuple[Tensor, ...]:
         """What was read, the weights after, those before the last period, the momenta; what is stored is put into ``kept``."""
-        size, states = given.values.shape[-2], (given.weights, given.traces)
-        y = given.values.new_empty(self.count, given.values.shape[1], size, given.weights[-1].shape[-2])
+        reads, states = given.inputs.shape[-2] - given.values.shape[-2], (given.weights, given.traces)
+        y = given.values.new_empty(self.count, given.values.shape[1], reads, given.weights[-1].shape[-2])
         anchor = given.weights
         for c, period in enumerate(_split(given)):
             stays = c == 0 or c == self.count - 1
@@ -211,7 +211,7 @@ class _Plan:
                 kept[1].append(one)
             # What nobody needs any more is written over.
             states = _advanced(period.rows, states, one, _like(states) if stays else states)
-        return y, *states[0], *(each.clone() for each in anchor), *states[1]
+        return y, *states[0], *anchor, *states[1]
 
     def again(
         self, periods: list[_Period], states: States, seen: list[Seen], group: range, room: list[States]
@@ -321,7 +321,11 @@ class _Periods(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: _Plan, *leaves: Tensor) -> tuple[Tensor, ...]:
         kept: tuple[list[States], list[Seen]] = ([], [])
-        found = plan.forward(plan.rebuild(leaves), kept)
+        given = plan.rebuild(leaves)
+        y, *after = plan.forward(given, kept)
+        width = len(given.weights)
+        # What goes out must be neither what came in nor what is kept.
+        found = y, *after[:width], *(each.clone() for each in after[width : 2 * width]), *after[2 * width :]
         stored, ctx.restore = tree.flatten(kept)
         ctx.plan, ctx.leaves = plan, len(leaves)
         ctx.save_for_backward(*leaves, *stored)

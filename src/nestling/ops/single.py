@@ -40,14 +40,14 @@ def single(memory: Memory, gates: Gates, marks: Marks) -> bool:
 
 
 def scan_single(
-    memory: Memory, before: MemoryState, tokens: tuple[Tensor, Tensor, Tensor, Gates]
+    memory: Memory, before: MemoryState, tokens: tuple[Tensor, Tensor, Tensor, Gates], quiet: bool = False
 ) -> tuple[Tensor, MemoryState]:
-    """``ops.scan`` of one token (B, H, 1, ·) from a state."""
+    """``ops.scan`` of one token (B, H, 1, ·) from a state; ``quiet``: at which no commit falls due."""
     chain, phase = layers(memory.architecture), _phase(before)
     assert chain is not None
     query, key, value = (x.flatten(0, 1) for x in tokens[:3])
     # The write after the one that fills the period commits.
-    due = phase >= memory.period
+    due = False if quiet else phase >= memory.period
     anchor, phase = _either(due, before.dual, before.anchor), _either(due, 0 * phase, phase) + 1
     at_commit = memory.read_at == "commit"
     started = [anchor[name].flatten(0, 1) for name in chain.names]

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import nestling.tree as tree
 from nestling.errors import NestlingError
 from nestling.models import LM, InContext
 from nestling.nn import State, buffered
-from nestling.ops.buffered import Buffered, emptied, joined
-from nestling.tree import map as tree_map
-from nestling.tree import nodes
+from nestling.ops.events import between, left, resumed
 
 
 class Program:
@@ -40,20 +39,36 @@ class Program:
                 "give its base, or read without compiling."
             )
         self.model = model
-        self._one: Any = torch.compile(model, fullgraph=True, dynamic=False, backend=backend)
+        self._last: tuple[State, int | None] | None = None
+
+        def one(token: Tensor, state: State) -> tuple[Tensor, State]:
+            logits, after = model(token, state)
+            return logits, _laid_out(after)
+
+        self._one: Any = torch.compile(one, fullgraph=True, dynamic=False, backend=backend)
 
     @torch.no_grad()
     def __call__(
         self, tokens: Tensor, state: State | None = None, valid: Tensor | None = None, starts: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """As the model is called; the state may have tokens that wait."""
+        last, self._last = self._last, None
         if state is None or tokens.shape[1] > 1 or valid is not None or starts is not None:
             return self.model(tokens, state, valid, starts)
-        state = buffered(state)
-        if any(held.room == 0 for held in nodes(state, Buffered)):
-            # Which of them may wait is seen at the first token.
+        if last is not None and last[0] is state:
+            # It is known what this program has made itself.
+            count = last[1]
+        else:
+            state = _laid_out(buffered(state))
+            count = left(state)
+        if count == 0:
             return self.model(tokens, state)
-        # The same layout whatever made the state: another one would be another program.
-        given = tree_map(torch.Tensor.contiguous, emptied(state))
-        logits, after = self._one(tokens, given)
-        return logits, joined(state, after)
+        logits, after = self._one(tokens, between(state, quiet=count is not None))
+        after = resumed(state, after)
+        self._last = after, None if count is None else count - 1
+        return logits, after
+
+
+def _laid_out(state: State) -> State:
+    """In the one layout of a program, whatever made ``state``: another one would be another program."""
+    return tree.map(torch.Tensor.contiguous, state)
