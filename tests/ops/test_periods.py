@@ -26,7 +26,7 @@ from nestling.core.architecture import SiLU
 from nestling.errors import NestlingError
 from nestling.ops import Chunk, Marks, Reference, Resumed, begin, periods, scan
 from nestling.ops.layers import layers
-from nestling.ops.periods import whole
+from nestling.ops.periods import scan_periods, whole
 from tests.ops.pieces import in_pieces, marked
 from tests.ops.test_scan import answers, assert_same, draw
 
@@ -90,6 +90,33 @@ def test_momentum_once_a_period_with_documents_and_padding(retention, objective)
     for marks in (Marks(), Marks(valid), Marks(None, starts), Marks(valid, starts)):
         expected = answers(memory, given, Reference(), marks=marks)
         assert_same(answers(memory, given, Chunk(block=4), marks=marks), expected)
+
+
+@pytest.mark.parametrize("rule", rules(4), ids=repr)
+def test_writes_alone_need_no_queries(rule):
+    memory = Memory(DEEP, L2(), Decay(), rule, 4, "commit")
+    weights, query, key, value, gates = tree.detach(draw(memory, length=8))
+    before = begin(memory, weights, 2)
+    expected = scan_periods(memory, before, (query, key, value, gates))[1]
+    y, after = scan_periods(memory, before, (None, key, value, gates))
+    assert y.shape[2] == 0
+    for one, other in zip(tree.leaves(after), tree.leaves(expected), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@torch.no_grad()
+def test_a_state_that_is_gone_on_from_is_left_as_it_is():
+    """Periods write over weights of their own alone."""
+    memory = Memory(DEEP, L2(), Decay(), rules(4)[3], 4, "commit")
+    weights, *tokens = tree.detach(draw(memory, length=24))
+    _, state = scan(memory, weights, *tree.map(lambda x: x[:, :, :8], tokens))
+    kept = tree.fork(state)
+    for length in (4, 8, 16):
+        _, after = scan(memory, state, *tree.map(lambda x, n=length: x[:, :, 8 : 8 + n], tokens))
+        assert all(torch.equal(a, b) for a, b in zip(tree.leaves(state), tree.leaves(kept), strict=True))
+        first = tree.fork(after)
+        scan(memory, after, *tree.map(lambda x: x[:, :, :8], tokens))
+        assert all(torch.equal(a, b) for a, b in zip(tree.leaves(after), tree.leaves(first), strict=True))
 
 
 def test_gradients_reach_the_state_that_is_gone_on_from():

@@ -11,6 +11,7 @@ import nestling.tree as tree
 from nestling.errors import NestlingError
 from nestling.models import LM, InContext
 from nestling.nn import State, buffered
+from nestling.ops.compiled import compiled
 from nestling.ops.events import between, left, resumed
 
 
@@ -43,9 +44,9 @@ class Program:
 
         def one(token: Tensor, state: State) -> tuple[Tensor, State]:
             logits, after = model(token, state)
-            return logits, _laid_out(after)
+            return logits, tree.map(torch.Tensor.contiguous, after)
 
-        self._one: Any = torch.compile(one, fullgraph=True, dynamic=False, backend=backend)
+        self._one = compiled(one, backend=backend)
 
     @torch.no_grad()
     def __call__(
@@ -70,5 +71,12 @@ class Program:
 
 
 def _laid_out(state: State) -> State:
-    """In the one layout of a program, whatever made ``state``: another one would be another program."""
-    return tree.map(torch.Tensor.contiguous, state)
+    """In the one layout that a program is made for, and no tensor twice: other layouts, and other twins, would be other programs."""
+    seen: set[int] = set()
+
+    def own(leaf: Tensor) -> Tensor:
+        twin = id(leaf) in seen
+        seen.add(id(leaf))
+        return (leaf.detach() if twin else leaf).contiguous()
+
+    return tree.map(own, state)
