@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
@@ -14,6 +16,7 @@ from nestling.errors import NestlingError
 from nestling.models import InContext
 from nestling.nn import settled
 from nestling.ops.layers import read
+from nestling.recipes.titans import LONG_TERM_MEMORY
 from nestling.stream import Program, Sampler, Session
 
 MODELS = {
@@ -59,6 +62,7 @@ ONCE = Memory(MLP(2), L2(), Decay(), Chain((Descend(), Every(8, Momentum()))), 8
         ("titans_mac", {"segment": 8, "persistent": 2}),
         pytest.param("titans_lmm", {"memory": ONCE}, marks=pytest.mark.slow),
         pytest.param("titans_lmm", {}, marks=pytest.mark.slow),
+        ("titans_lmm", {"memory": replace(LONG_TERM_MEMORY, period=1)}),
         ("yaad", {}),
         pytest.param("hope", {}, marks=pytest.mark.slow),
     ],

@@ -31,6 +31,9 @@ MOST = 128
 NEVER = -1
 """The room where a memory's tokens do not wait: its reads see each write, or its form or its rows do not allow it."""
 
+SHORT = 4
+"""Periods of fewer tokens commit within a program: what it leaves out must be rare."""
+
 Waiting = tuple[Tensor, Tensor, Gates]
 """Key, value and gates (B, H, 1, ·)"""
 
@@ -44,7 +47,7 @@ class Buffered(Eventful):
     """What all of them meet, the weights at the last commit"""
     tokens: tuple[Waiting, ...] = ()
     memory: Memory | None = None
-    """Whose tokens they are; None: not known, or one that has no form for a token, or rows differ"""
+    """Whose tokens they are; None: not known, or one that has no form for a token, or rows differ, or ``SHORT`` periods"""
     room: int = 0
     """How many may wait; ``NEVER``; 0: not known before a token comes"""
     quiet: bool = False
@@ -106,7 +109,7 @@ def _opened(memory: Memory, before: MemoryState, gates: Gates) -> Buffered:
     formed = single(memory, gates, Marks())
     phase = alike(before.phase) if formed else None
     if phase is None or memory.read_at != "commit":
-        return Buffered(before, memory=None if phase is None else memory, room=NEVER)
+        return Buffered(before, memory=None if phase is None or memory.period < SHORT else memory, room=NEVER)
     moved = phase >= memory.period
     room = int(min(MOST, memory.period - (0 if moved else phase)))
     return Buffered(before, before.dual if moved else before.anchor, (), memory, room)

@@ -18,8 +18,9 @@ from nestling.ops.events import between, left, resumed
 class Program:
     """``model`` without gradients, for streams that grow by single tokens: it compiles the model for one, at the first.
 
-    What is written is the same, to rounding. Several tokens at once, padding and starts of documents are the model's own. Compiling takes a
-    minute or more, once for each number of rows, and needs a C++ compiler on a processor.
+    What is written is the same, to rounding. Several tokens at once, padding and starts of documents are the model's own, and so are tokens at
+    which a memory commits or a segment ends. Compiling takes a minute or more, once for each number of rows, and needs a C++ compiler on a
+    processor. The state that it made last is kept until the next token.
 
     Raises:
         NestlingError: the model's levels learn in context.
