@@ -188,7 +188,7 @@ def pull(
         if i:
             back = bent(chain.activation, back, seen.bends[i - 1])
             back[:, size:].add_(curved[i - 1])
-    return Pulled(back + predicted if chain.residual else back, -slope, pairs)
+    return Pulled(back.add_(predicted) if chain.residual else back, -slope, pairs)
 
 
 def unnormed(back: Tensor, x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
