@@ -7,6 +7,7 @@ they are between two events, and whoever runs it does the rest.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, TypeVar
 
 import nestling.tree as tree
@@ -17,20 +18,24 @@ ALWAYS = 2**62
 """More tokens than come"""
 
 
-class Eventful:
+class Eventful(ABC):
     """A part of a state that knows when the next event is."""
 
+    @abstractmethod
     def left(self) -> int | None:
         """How many tokens may come before one at which something happens that ``between`` leaves out; None: rows differ."""
-        raise NotImplementedError
 
+    @abstractmethod
     def between(self, quiet: bool) -> Any:
         """What a program for one token gets; ``quiet``: nothing happens at this token."""
-        raise NotImplementedError
 
+    @abstractmethod
     def resumed(self, after: Any) -> Any:
         """This part with what the program made of its ``between``."""
-        raise NotImplementedError
+
+
+# mypy takes only a concrete class for a kind of node.
+_PART: type[Any] = Eventful
 
 
 def left(state: Any) -> int | None:
@@ -39,17 +44,17 @@ def left(state: Any) -> int | None:
     >>> left({})
     4611686018427387904
     """
-    counts = [each.left() for each in tree.nodes(state, Eventful)]
+    counts = [each.left() for each in tree.nodes(state, _PART)]
     known = [count for count in counts if count is not None]
     return min(known, default=ALWAYS) if len(known) == len(counts) else None
 
 
 def between(state: T, quiet: bool = False) -> T:
     """``state`` for a program that adds one token to it; ``quiet``: at which nothing happens."""
-    return tree.replaced(state, Eventful, lambda each: each.between(quiet))
+    return tree.replaced(state, _PART, lambda each: each.between(quiet))
 
 
 def resumed(before: Any, after: T) -> T:
     """What such a program made of ``between(before)``, as a state."""
-    earlier = iter(tree.nodes(before, Eventful))
-    return tree.replaced(after, Eventful, lambda now: next(earlier).resumed(now))
+    earlier = iter(tree.nodes(before, _PART))
+    return tree.replaced(after, _PART, lambda now: next(earlier).resumed(now))
