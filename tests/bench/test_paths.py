@@ -42,7 +42,7 @@ def here(monkeypatch):
 
 
 def test_every_path_is_measured_after_parity(here, tmp_path):
-    ours = ("reference", "naive", "chunk", "commit", "plain", "dgd", "linear", "exact")
+    ours = ("reference", "naive", "chunk", "commit", "native", "plain", "dgd", "linear", "exact")
     config = PathsConfig(ours, ("training",), out=str(tmp_path), **TINY)
     more = PathsConfig(("commit",), ("forward", "decode", "stream"), out=str(tmp_path), **TINY)
     assert not list(cells(replace(more, paths=("naive",), whats=("decode", "stream"))))

@@ -8,6 +8,7 @@ naive     the same                                              token by token, 
 chunk     the same                                              in blocks
 compiled  the same                                              in blocks through ``torch.compile``
 commit    the same, read at commits, momentum once a period     by whole periods
+native    as ``commit``                                         by whole periods, in C
 plain     the same without momentum                             in blocks
 dgd       with delta retention                                  in blocks
 linear    a matrix, gradients at commits                        in blocks
@@ -120,6 +121,7 @@ def flops(cell: Cell) -> float:
         "chunk": 11 * n + table,
         "compiled": 11 * n + table,
         "commit": 7 * n,
+        "native": 7 * n,
         "plain": 7 * n + table,
         "dgd": 7 * n + table + solve,
         "linear": 6 * n + table,

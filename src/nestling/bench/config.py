@@ -55,7 +55,7 @@ class BenchConfig:
         return {name: value for name, value in vars(self).items() if name not in ("recipes", "out", "page")}
 
 
-Path = Literal["reference", "naive", "chunk", "compiled", "commit", "plain", "dgd", "linear", "exact", "peer"]
+Path = Literal["reference", "naive", "chunk", "compiled", "commit", "native", "plain", "dgd", "linear", "exact", "peer"]
 """What computes a memory layer; see ``nestling.bench.cells``."""
 
 What = Literal["forward", "training", "decode", "stream"]

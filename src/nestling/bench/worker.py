@@ -64,14 +64,16 @@ def ours(cell: dict[str, Any]) -> Any:
     titans = core.Chain((core.Descend(), core.Momentum()))
     once = core.Chain((core.Descend(), core.Every(chunk, core.Momentum())))
     plain, squared = core.Descend(), core.L2()
+    commit = core.Memory(body, squared, core.Decay(), once, chunk, "commit")
     memory = {
-        "commit": core.Memory(body, squared, core.Decay(), once, chunk, "commit"),
+        "commit": commit,
+        "native": commit,
         "plain": core.Memory(body, squared, core.Decay(), plain, chunk),
         "dgd": core.Memory(body, squared, core.UnitDelta(), plain, chunk),
         "linear": core.Memory(core.Matrix(), squared, core.Decay(), plain, chunk),
         "exact": core.Memory(core.Matrix(), core.DotProduct(), core.Erase(), plain, chunk),
     }.get(cell["path"], core.Memory(body, squared, core.Decay(), titans, chunk))
-    fast = Chunk(block=chunk, compiled=cell["path"] == "compiled")
+    fast = Chunk(block=chunk, compiled=cell["path"] == "compiled", native=cell["path"] == "native")
     layer = MemoryLayer(cell["dim"], cell["heads"], memory, path=Reference() if cell["path"] == "reference" else fast)
     return naively(layer) if cell["path"] == "naive" else layer
 

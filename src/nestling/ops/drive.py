@@ -34,12 +34,14 @@ class Chunk:
 
     ``block``: at most this many tokens at once (a divisor of the memory's period is taken). ``stride``: blocks between the
     states that are stored for the backward pass; 0 stores all that was computed; None chooses. ``compiled``: run each block,
-    or whole period, through ``torch.compile(fullgraph=True)``.
+    or whole period, through ``torch.compile(fullgraph=True)``. ``native``: whole periods by a C program, a thread for each memory, on
+    a processor that has a C compiler (``ops.native``).
     """
 
     block: int = 64
     stride: int | None = None
     compiled: bool = False
+    native: bool = False
 
 
 def begin(memory: Memory, weights: Weights, batch: int) -> MemoryState:

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -60,6 +60,20 @@ class Given:
     """Of each weight, or one for all: (n, N), (n, N, C)"""
 
 
+class Plan(Protocol):
+    """How all periods are computed, and their derivative."""
+
+    def forward(self, given: Given, keeps: bool) -> tuple[tuple[Tensor, ...], Any]:
+        """What was read, the weights after, those before the last period, and the momenta; and a tree of what ``backward`` needs."""
+
+    def backward(self, given: Given, kept: Any, read: Tensor, after: tuple[Tensor, ...]) -> Given:
+        """The derivatives by what was given, from those by all that ``forward`` gave."""
+
+
+Planned = Callable[[Layers, Given, int | None], Plan]
+"""Of a chain of layers, what it is given, and the periods between stored states (None: chooses)"""
+
+
 def whole(memory: Memory, gates: Gates) -> bool:
     """Has this memory, with these gates, a form by whole periods?"""
     plain = isinstance(memory.objective, L2) and isinstance(memory.retention, Decay) and not by_channel(gates)
@@ -82,11 +96,11 @@ def scan_periods(
     before: MemoryState,
     tokens: tuple[Tensor | None, Tensor, Tensor, Gates],
     stride: int | None = None,
-    compiling: bool = False,
+    plan: Planned | None = None,
 ) -> tuple[Tensor, MemoryState]:
     """``periods`` from a state to a state."""
     trace = {name: each for name, each in traces(memory, before.rule).items() if name in before.dual}
-    y, dual, anchor, trace = periods(memory, before.dual, trace, tokens, stride, compiling)
+    y, dual, anchor, trace = periods(memory, before.dual, trace, tokens, stride, plan)
     phase = torch.full_like(before.phase, int(memory.period))
     empty = {name + GATHERED: torch.zeros_like(each) for name, each in trace.items()} if once(memory) else {}
     rule = rule_state(memory, dual, {**trace, **empty}, phase)
@@ -99,18 +113,18 @@ def periods(
     traces: Weights,
     tokens: tuple[Tensor | None, Tensor, Tensor, Gates],
     stride: int | None = None,
-    compiling: bool = False,
+    plan: Planned | None = None,
 ) -> tuple[Tensor, Weights, Weights, Weights]:
     """Read and write T = nC tokens (B, H, T, ·), from weights and momenta (B, H, out, in) at a commit; without queries nothing is read.
 
-    ``stride``: periods between stored states, and all else is computed again; None chooses. Returns what was read, the weights after
-    the last token, those at the start of the last period, and the momenta.
+    ``stride``: periods between stored states, and all else is computed again; None chooses. ``plan``: what computes them, by default
+    ``planned`` here. Returns what was read, the weights after the last token, those at the start of the last period, and the momenta.
     """
     chain = layers(memory.architecture)
     assert chain is not None
     size = int(memory.period)
     query, key, value, gates = tree.map(lambda x: x.unflatten(2, (-1, size)), tokens)
-    rows, heads, count = key.shape[:3]
+    rows, heads = key.shape[:2]
 
     def columns(x: Tensor) -> Tensor:
         return x.movedim(2, 0).flatten(1, 2)
@@ -128,11 +142,11 @@ def periods(
         tree.map(lambda x: columns(x).contiguous(), table),
     )
     leaves, rebuild = tree.flatten(given)
-    plan = _Plan(*_programs(chain, compiling), rebuild, count, *_stored(given, stride))
+    made = (plan or planned)(chain, given, stride)
     if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
-        y, *after = _Periods.apply(plan, *leaves)
+        y, *after = _Periods.apply(made, rebuild, *leaves)
     else:
-        y, *after = plan.forward(given, None)
+        y, *after = made.forward(given, False)[0]
 
     def named(each: Sequence[Tensor]) -> Weights:
         return {name: x.unflatten(0, (rows, heads)) for name, x in zip(chain.names, each, strict=False)}
@@ -140,6 +154,11 @@ def periods(
     width = len(chain.names)
     y = y.movedim(0, 1).unflatten(0, (rows, heads)).flatten(2, 3)
     return y, named(after[:width]), named(after[width : 2 * width]), named(after[2 * width :])
+
+
+def planned(chain: Layers, given: Given, stride: int | None, compiling: bool = False) -> Plan:
+    """By torch, a period of all memories after the other; ``compiling``: what has no weight's size through ``torch.compile``."""
+    return _Plan(*_programs(chain, compiling), given.inputs.shape[0], *_stored(given, stride))
 
 
 def _stored(given: Given, stride: int | None) -> tuple[int, bool]:
@@ -186,7 +205,6 @@ class _Plan:
     """``ops.layers.evaluate``"""
     derive: Callable[..., tuple[Pulled, list[tuple[Tensor | None, Tensor | None]]]]
     """``_derived``"""
-    rebuild: Callable[[Sequence[Tensor]], Given]
     count: int
     stride: int
     keeps: bool
@@ -195,23 +213,51 @@ class _Plan:
     def groups(self) -> list[range]:
         return [range(i, min(i + self.stride, self.count)) for i in range(0, self.count, self.stride)]
 
-    def forward(self, given: Given, kept: tuple[list[States], list[Seen]] | None) -> tuple[Tensor, ...]:
-        """What was read, the weights after, those before the last period, the momenta; what is stored is put into ``kept``."""
+    def forward(self, given: Given, keeps: bool) -> tuple[tuple[Tensor, ...], tuple[list[States], list[Seen]]]:
+        """See ``Plan``."""
+        kept: tuple[list[States], list[Seen]] = ([], [])
         reads, states = given.inputs.shape[-2] - given.values.shape[-2], (given.weights, given.traces)
         y = given.values.new_empty(self.count, given.values.shape[1], reads, given.weights[-1].shape[-2])
         anchor = given.weights
         for c, period in enumerate(_split(given)):
             stays = c == 0 or c == self.count - 1
-            if kept is not None and c % self.stride == 0:
+            if keeps and c % self.stride == 0:
                 stays = True
                 kept[0].append(states)
             anchor = states[0]
             y[c], one = self.evaluate(anchor, period.inputs, period.values)
-            if kept is not None and self.keeps:
+            if keeps and self.keeps:
                 kept[1].append(one)
             # What nobody needs any more is written over.
             states = _advanced(period.rows, states, one, _like(states) if stays else states)
-        return y, *states[0], *anchor, *states[1]
+        # What goes out must be neither what came in nor what is kept.
+        anchor = [each.clone() for each in anchor] if keeps else anchor
+        return (y, *states[0], *anchor, *states[1]), kept
+
+    def backward(
+        self, given: Given, kept: tuple[list[States], list[Seen]], read: Tensor, after: tuple[Tensor, ...]
+    ) -> Given:
+        """See ``Plan``."""
+        width, (starts, seen) = len(given.weights), kept
+        grads = [each.clone() for each in after]
+        by, anchors = (grads[:width], grads[2 * width :]), grads[width : 2 * width]
+        inputs, values = torch.empty_like(given.inputs), torch.empty_like(given.values)
+        periods, rows = _split(given), []
+        room = [_like(starts[0]) for _ in range(min(self.stride, self.count) - 1)]
+        for i, row in enumerate(periods[-1].rows):
+            if row.carried is not None and row.writes is None:
+                # W' = βW + S': what meets W' meets S'.
+                by[1][i].add_(by[0][i])
+        for start, group in reversed(list(zip(starts, self.groups(), strict=True))):
+            found = self.again(periods, start, seen, group, room)
+            for c in reversed(group):
+                states, one = found.pop()
+                pulled, shares = self.derive(periods[c].rows, states[0], by, one, read[c])
+                inputs[c], values[c] = pulled.inputs, pulled.values
+                rows.append(_totals(periods[c].rows, states, by, shares))
+                # The anchor that is handed on is the weights of the last period.
+                _retreat(periods[c].rows, by, pulled.pairs, anchors if c == self.count - 1 else [], c == 0)
+        return Given(*by, inputs, values, _joined(rows, len(given.rows) < width))
 
     def again(
         self, periods: list[_Period], states: States, seen: list[Seen], group: range, room: list[States]
@@ -319,15 +365,13 @@ class _Periods(torch.autograd.Function):
     """All periods as one node of the graph."""
 
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, *leaves: Tensor) -> tuple[Tensor, ...]:
-        kept: tuple[list[States], list[Seen]] = ([], [])
-        given = plan.rebuild(leaves)
-        y, *after = plan.forward(given, kept)
-        width = len(given.weights)
-        # What goes out must be neither what came in nor what is kept.
-        found = y, *after[:width], *(each.clone() for each in after[width : 2 * width]), *after[2 * width :]
+    def forward(
+        ctx: Any, plan: Plan, rebuild: Callable[[Sequence[Tensor]], Given], *leaves: Tensor
+    ) -> tuple[Tensor, ...]:
+        given = rebuild(leaves)
+        found, kept = plan.forward(given, True)
         stored, ctx.restore = tree.flatten(kept)
-        ctx.plan, ctx.leaves = plan, len(leaves)
+        ctx.plan, ctx.rebuild, ctx.leaves = plan, rebuild, len(leaves)
         ctx.save_for_backward(*leaves, *stored)
         return found
 
@@ -337,31 +381,6 @@ class _Periods(torch.autograd.Function):
             # `once_differentiable` would let a second derivative pass as zero.
             raise NestlingError("periods have no second derivative: differentiate blocks, with path=Chunk(stride=0).")
         plan, saved = ctx.plan, ctx.saved_tensors
-        given, kept = plan.rebuild(saved[: ctx.leaves]), ctx.restore(saved[ctx.leaves :])
+        given, kept = ctx.rebuild(saved[: ctx.leaves]), ctx.restore(saved[ctx.leaves :])
         with torch.autocast(read.device.type, enabled=False):
-            return None, *tree.leaves(_backward(plan, given, kept, read, after))
-
-
-def _backward(
-    plan: _Plan, given: Given, kept: tuple[list[States], list[Seen]], read: Tensor, after: tuple[Tensor, ...]
-) -> Given:
-    width, (starts, seen) = len(given.weights), kept
-    grads = [each.clone() for each in after]
-    by, anchors = (grads[:width], grads[2 * width :]), grads[width : 2 * width]
-    inputs, values = torch.empty_like(given.inputs), torch.empty_like(given.values)
-    periods, rows = _split(given), []
-    room = [_like(starts[0]) for _ in range(min(plan.stride, plan.count) - 1)]
-    for i, row in enumerate(periods[-1].rows):
-        if row.carried is not None and row.writes is None:
-            # W' = βW + S': what meets W' meets S'.
-            by[1][i].add_(by[0][i])
-    for start, group in reversed(list(zip(starts, plan.groups(), strict=True))):
-        found = plan.again(periods, start, seen, group, room)
-        for c in reversed(group):
-            states, one = found.pop()
-            pulled, shares = plan.derive(periods[c].rows, states[0], by, one, read[c])
-            inputs[c], values[c] = pulled.inputs, pulled.values
-            rows.append(_totals(periods[c].rows, states, by, shares))
-            # The anchor that is handed on is the weights of the last period.
-            _retreat(periods[c].rows, by, pulled.pairs, anchors if c == plan.count - 1 else [], c == 0)
-    return Given(*by, inputs, values, _joined(rows, len(given.rows) < width))
+            return None, None, *tree.leaves(plan.backward(given, kept, read, after))

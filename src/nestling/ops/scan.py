@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+import nestling.ops.native.plan as native
+import nestling.ops.periods as periods
 import nestling.tree as tree
 from nestling.core import Gates, KeyDecay, Memory, MemoryState, Weights
 from nestling.errors import NestlingError
@@ -125,9 +127,8 @@ def _chunked(
     if count:
         before = going if going is not None or fresh is None else begin(memory, fresh, tokens[0].shape[0])
         assert before is not None
-        y, going = scan_periods(
-            memory, before, tree.map(lambda x: x[:, :, :count], tokens), chunk.stride, chunk.compiled
-        )
+        plan = native.planned if chunk.native else partial(periods.planned, compiling=chunk.compiled)
+        y, going = scan_periods(memory, before, tree.map(lambda x: x[:, :, :count], tokens), chunk.stride, plan)
         if count == length:
             return y, going
         rest, after = _chunked(memory, (going, None), tree.map(lambda x: x[:, :, count:], tokens), marks, chunk)
