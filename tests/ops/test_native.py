@@ -122,6 +122,24 @@ def test_a_state_that_is_gone_on_from_is_left_as_it_is():
         state = after
 
 
+@pytest.mark.parametrize("rule", rules(4), ids=repr)
+def test_gradients_reach_the_state_that_is_gone_on_from(rule, only_native):
+    """Momenta too, which are no constants there."""
+    memory = Memory(DEEP, L2(), Decay(), rule, 4, "commit")
+    weights, *tokens = draw(memory, length=24, width=WIDTH)
+
+    def total(path):
+        state, outputs = begin(memory, weights, 2), []
+        for part in (slice(0, 12), slice(12, 24)):
+            y, state = scan(memory, state, *tree.map(lambda x, part=part: x[:, :, part], tokens), path=path)
+            outputs.append(y)
+        leaves = [leaf for leaf in tree.leaves((outputs, state)) if leaf.is_floating_point()]
+        loss = sum((leaf * torch.linspace(-1, 1, leaf.numel()).view(leaf.shape)).sum() for leaf in leaves)
+        return [y.detach() for y in outputs], torch.autograd.grad(loss, tree.leaves((weights, tokens)))
+
+    assert_same(total(Chunk(native=True)), total(Reference()))
+
+
 def test_threads_change_nothing():
     memory = Memory(DEEP, L2(), Decay(), rules(4)[1], 4, "commit")
     given, before = draw(memory, length=24, width=WIDTH, batch=3), torch.get_num_threads()

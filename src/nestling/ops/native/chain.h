@@ -1,4 +1,4 @@
-/* A chain of layers, y = [x +] [LN](W_L σ(… σ(W₁ x))) under ½‖y − v‖², for one memory and one period; ``ops.layers`` says it in torch. */
+/* A chain of layers, y = [x +] [LN](W_L σ(… σ(W₁ x))) under ½‖y − v‖², for one memory and one period; as ``ops.layers``. */
 
 #include <math.h>
 
@@ -109,7 +109,7 @@ static void normalise(REAL *x, REAL *scale, double eps, long rows, long width) {
 }
 
 /* What the queries read (into ``y``, where it is asked for), the keys' gradients, and all that was seen. */
-static void evaluate(const Chain *chain, const REAL *const *weights, const REAL *values, REAL *y, Seen *seen) {
+static void evaluate(const Chain *chain, REAL *const *weights, const REAL *values, REAL *y, Seen *seen) {
     long rows = chain->queries + chain->keys, top = chain->depth - 1, width = chain->widths[top + 1];
     for (long l = 0; l < top; l++) {
         long next = chain->widths[l + 1], before = chain->queries * next;

@@ -1,4 +1,4 @@
-/* Memories that are read at their commits, one after another, each through all its periods: its weights stay in the cache of one processor.
+/* Memories that are read at their commits, one after another, each through all its periods: its weights stay in a cache.
 
    ``ops.periods`` says the same in torch, a period of all memories after the other; names are the same there. */
 
@@ -9,10 +9,11 @@
 /* One weight of all memories: (N, out, in). Rows of n periods: scalars (n, N), vectors (n, N, C). */
 typedef struct {
     const REAL *weight, *trace;
-    REAL *after, *moved, *anchor;    /* after all periods; before the last one */
-    REAL *kept, *kept_trace;         /* at the starts of groups of periods but the first: (groups − 1, N, out, in) */
-    const REAL *start, *writes, *blend, *carry, *carried; /* W' = βW + fS + Σ gⱼ δⱼxⱼᵀ,  S' = μS + Σ nⱼ δⱼxⱼᵀ: β, g, f, μ, n */
-    REAL *by, *by_trace;             /* the derivatives by what is left, then by what there was */
+    REAL *after, *moved, *anchor; /* after all periods; before the last one */
+    REAL *kept, *kept_trace;      /* at the starts of groups of periods but the first: (groups − 1, N, out, in) */
+    /* W' = βW + fS + Σ gⱼ δⱼxⱼᵀ,  S' = μS + Σ nⱼ δⱼxⱼᵀ: β, g, f, μ, n; no g where W' = βW + S' */
+    const REAL *start, *writes, *blend, *carry, *carried;
+    REAL *by, *by_trace; /* the derivatives by what is left, then by what there was */
     const REAL *by_anchor;
     REAL *by_start, *by_writes, *by_blend, *by_carry, *by_carried;
 } Weight;
@@ -50,7 +51,8 @@ static long size_of_seen(const Chain *chain) {
 long scratch_size(const Job *job, long back) {
     const Chain *chain = &job->chain;
     long rows = chain->queries + chain->keys, groups = back ? job->stride : 1;
-    return groups * (size_of_state(chain) + size_of_seen(chain)) + 64 * (DEEPEST + 8) + widest(chain) * (6 * rows + 4 * chain->depth * chain->keys);
+    long buffers = widest(chain) * (6 * rows + 4 * chain->depth * chain->keys) + 64 * (DEEPEST + 8);
+    return groups * (size_of_state(chain) + size_of_seen(chain)) + buffers;
 }
 
 typedef struct {
@@ -61,7 +63,7 @@ typedef struct {
 static State state_at(const Job *job, long m, long c, REAL *room) {
     const Chain *chain = &job->chain;
     long within = c % job->stride, group = c / job->stride;
-    REAL *at = room + (within - 1) * size_of_state(chain);
+    REAL *at = within ? room + (within - 1) * size_of_state(chain) : 0;
     State found;
     for (long l = 0; l < chain->depth; l++) {
         const Weight *w = &job->weights[l];
@@ -79,10 +81,6 @@ static Seen seen_at(const Job *job, long m, long c, REAL *room) {
     Seen seen;
     lay(chain, job->inputs + (c * job->memories + m) * (chain->queries + chain->keys) * chain->widths[0], room, &seen);
     return seen;
-}
-
-static void scaled(REAL *out, const REAL *rows, const REAL *share, long count, long width) {
-    for (long j = 0; j < count; j++) for (long d = 0; d < width; d++) out[j * width + d] = share[j] * rows[j * width + d];
 }
 
 /* Scalars of one period of one weight */
@@ -103,12 +101,16 @@ typedef struct {
 
 #define HERE (at + i * w.in + j * V)
 
-INLINE void written_tile(const void *what, const Pairs *pairs, long row, long column, const REAL *rows, const REAL *side, int mr, int nr) {
+/* The same columns of the rows below, which come next but for the panels between */
+#define FETCH(from) ALL(i, j) if (j != 1) __builtin_prefetch((from) + HERE + mr * w.in)
+
+INLINE VISIT(written_tile) {
     const Written w = *(const Written *)what;
     const Pairs g = pairs[0], n = pairs[1];
     long at = row * w.in + column;
     Tile sum, moved = {{{0}}};
-    ALL(i, j) if (j != 1) __builtin_prefetch(w.from.weight + HERE + mr * w.in, 1), __builtin_prefetch(w.from.trace + HERE + mr * w.in, 1);
+    FETCH(w.from.weight);
+    FETCH(w.from.trace);
     if (n.count) {
         /* S' = μS + Σⱼ nⱼ δⱼxⱼᵀ */
         ALL(i, j) moved[i][j] = w.ends.carry * load(w.from.trace + HERE);
@@ -138,8 +140,8 @@ static void advance(const Job *job, long m, long c, const Seen *seen, State from
         long in = chain->widths[l], out = chain->widths[l + 1];
         const REAL *x = seen->x[l] + chain->queries * in;
         Pairs pairs[2] = {
-            {seen->pairs[l], x, w->writes + one * keys, w->writes ? keys : 0},
-            {seen->pairs[l], x, w->carried + one * keys, w->carried ? keys : 0},
+            {seen->pairs[l], x, w->writes ? w->writes + one * keys : 0, w->writes ? keys : 0},
+            {seen->pairs[l], x, w->carried ? w->carried + one * keys : 0, w->carried ? keys : 0},
         };
         Written what = {{from.weight[l], from.trace[l]}, {to.weight[l], to.trace[l]}, ends(w, one), in};
         over(out, in, pairs, written_tile, &what);
@@ -166,7 +168,7 @@ void forward(const Job *job, long first, long last, REAL *scratch) {
         for (long c = 0; c < job->periods; c++) {
             long one = c * job->memories + m, end = c + 1 == job->periods;
             Seen seen = seen_at(job, m, c, seen_room);
-            evaluate(chain, (const REAL *const *)now.weight, job->values + one * values, job->y ? job->y + one * reads : 0, &seen);
+            evaluate(chain, now.weight, job->values + one * values, job->y + one * reads, &seen);
             for (long l = 0; end && l < chain->depth; l++)
                 memcpy(job->weights[l].anchor + m * area(chain, l), now.weight[l], area(chain, l) * sizeof(REAL));
             /* What nobody needs any more is written over. */
@@ -188,13 +190,16 @@ typedef struct {
     const Weight *weight;
 } Retreated;
 
-INLINE void retreated_tile(const void *what, const Pairs *pairs, long row, long column, const REAL *rows, const REAL *side, int mr, int nr) {
+INLINE VISIT(retreated_tile) {
     const Retreated w = *(const Retreated *)what;
     int moves = w.weight->carried != 0, blends = w.weight->blend != 0, once = moves && !w.weight->writes;
     long at = row * w.in + column;
     vec start = {0}, blend = {0}, carry = {0};
     Tile sum;
-    ALL(i, j) if (j != 1) __builtin_prefetch(w.by.weight + HERE + mr * w.in, 1), __builtin_prefetch(w.by.trace + HERE + mr * w.in, 1), __builtin_prefetch(w.was.weight + HERE + mr * w.in), __builtin_prefetch(w.was.trace + HERE + mr * w.in);
+    FETCH(w.by.weight);
+    FETCH(w.by.trace);
+    FETCH(w.was.weight);
+    FETCH(w.was.trace);
     /* β̄ = ⟨W̄', W⟩,  f̄ = ⟨W̄', S⟩,  μ̄ = ⟨S̄', S⟩ */
     ALL(i, j) {
         vec back = load(w.by.weight + HERE);
@@ -239,28 +244,33 @@ static void retreat(const Job *job, long m, long c, long l, State state, const P
     if (w->carry) w->by_carry[one] = found[2];
 }
 
-/* Through Σⱼ gⱼ δⱼxⱼᵀ: p̄ = x W̄'ᵀ;  δ̄ = g ⊙ p̄,  x̄ = (g ⊙ δ) W̄',  ḡ = ⟨δ, p̄⟩; added where ``add``. */
-static void pulled(
-    const REAL *share, REAL *by_share, const REAL *by, const REAL *pairs, const REAL *x, REAL *cotangents, REAL *inputs,
-    long keys, long in, long out, int add, REAL *scratch) {
-    REAL *back = scratch, *rows = scratch + keys * out;
-    across(back, x, by, keys, in, out, 0);
-    for (long j = 0; j < keys; j++) {
+/* Sums Σⱼ gⱼ δⱼxⱼᵀ of a period, what meets them, and where the derivatives go */
+typedef struct {
+    const REAL *share, *pairs, *x, *by;
+    REAL *by_share, *cotangents, *inputs;
+    long keys, in, out;
+    int add; /* to what is there */
+} Sums;
+
+/* p̄ = x W̄'ᵀ;  δ̄ = g ⊙ p̄,  x̄ = (g ⊙ δ) W̄',  ḡ = ⟨δ, p̄⟩ */
+static void pull(Sums s, REAL *scratch) {
+    REAL *back = scratch, *rows = scratch + s.keys * s.out;
+    across(back, s.x, s.by, s.keys, s.in, s.out, 0);
+    for (long j = 0; j < s.keys; j++) {
         REAL sum = 0;
-        for (long d = 0; d < out; d++) {
-            long at = j * out + d;
-            REAL all = back[at] * share[j];
-            sum += back[at] * pairs[at];
-            cotangents[at] = add ? cotangents[at] + all : all;
+        for (long at = j * s.out; at < (j + 1) * s.out; at++) {
+            sum += back[at] * s.pairs[at];
+            rows[at] = s.share[j] * s.pairs[at];
+            s.cotangents[at] = s.share[j] * back[at] + (s.add ? s.cotangents[at] : 0);
         }
-        by_share[j] = sum;
+        s.by_share[j] = sum;
     }
-    scaled(rows, pairs, share, keys, out);
-    along(inputs, rows, by, keys, out, in, add);
+    along(s.inputs, rows, s.by, s.keys, s.out, s.in, s.add);
 }
 
 /* Through δ = a (r − mean r − n mean(r ⊙ n)): r̄ in the place of δ̄, n̄, and a² ā / d of each row. */
-static void pull_unnormed(REAL *back, const REAL *slope, const REAL *normed, const REAL *scale, REAL *by_normed, REAL *by_scale, long rows, long width) {
+static void pull_unnormed(
+    REAL *back, const REAL *slope, const REAL *normed, const REAL *scale, REAL *by_normed, REAL *by_scale, long rows, long width) {
     for (long i = 0; i < rows; i++) {
         const REAL *r = slope + i * width, *n = normed + i * width;
         REAL *b = back + i * width, *by = by_normed + i * width, along = 0, across = 0, mean = 0;
@@ -292,15 +302,23 @@ static void derive(const Job *job, long m, long c, State state, const Seen *seen
         const Weight *w = &job->weights[l];
         long in = chain->widths[l], out = chain->widths[l + 1], at = m * in * out;
         const REAL *x = seen->x[l] + reads * in;
-        if (w->writes) pulled(w->writes + one * keys, w->by_writes + one * keys, w->by + at, seen->pairs[l], x, cotangents[l], inputs[l], keys, in, out, 0, scratch);
-        if (w->carried) pulled(w->carried + one * keys, w->by_carried + one * keys, w->by_trace + at, seen->pairs[l], x, cotangents[l], inputs[l], keys, in, out, w->writes != 0, scratch);
+        Sums sums = {.pairs = seen->pairs[l], .x = x, .cotangents = cotangents[l], .inputs = inputs[l], .keys = keys, .in = in, .out = out};
+        if (w->writes) {
+            sums.share = w->writes + one * keys, sums.by = w->by + at, sums.by_share = w->by_writes + one * keys;
+            pull(sums, scratch);
+            sums.add = 1;
+        }
+        if (w->carried) {
+            sums.share = w->carried + one * keys, sums.by = w->by_trace + at, sums.by_share = w->by_carried + one * keys;
+            pull(sums, scratch);
+        }
     }
     for (long l = 0; l < top; l++) {
         /* B̄ₗ = σ'(Zₗ) ⊙ δ̄ₗ,  Z̄ₗ = σ''(Zₗ) ⊙ Bₗ ⊙ δ̄ₗ,  δ̄ₗ₊₁ += Wₗ₊₁ B̄ₗ */
-        long across_width = chain->widths[l + 1], count = keys * across_width;
-        const REAL *bend = seen->bend[l] + reads * across_width;
-        for (long i = 0; i < count; i++) below[l][i] = bend[i] * cotangents[l][i], curved[l][i] = seen->curve[l][i] * cotangents[l][i];
-        across(cotangents[l + 1], below[l], state.weight[l + 1], keys, across_width, chain->widths[l + 2], 1);
+        long hidden = chain->widths[l + 1], count = keys * hidden;
+        const REAL *bend = seen->bend[l] + reads * hidden, *curve = seen->curve[l], *met = cotangents[l];
+        for (long i = 0; i < count; i++) below[l][i] = bend[i] * met[i], curved[l][i] = curve[i] * met[i];
+        across(cotangents[l + 1], below[l], state.weight[l + 1], keys, hidden, chain->widths[l + 2], 1);
     }
     REAL *slope = cotangents[top];
     const REAL *normed = seen->normed + reads * width;
@@ -314,7 +332,8 @@ static void derive(const Job *job, long m, long c, State state, const Seen *seen
         for (long i = 0; i < written_to; i++) back[read + i] += by_normed[i];
         through(back, back, seen->normed, seen->scale, rows, width);
         /* a stands in δ too:  ō −= a² ā n / d */
-        for (long j = 0; j < keys; j++) for (long d = 0; d < width; d++) back[read + j * width + d] -= by_scale[j] * normed[j * width + d];
+        for (long j = 0; j < keys; j++)
+            for (long at = j * width; at < (j + 1) * width; at++) back[read + at] -= by_scale[j] * normed[at];
     }
     for (long l = top; l >= 0; l--) {
         long in = chain->widths[l], out = chain->widths[l + 1];
@@ -334,7 +353,7 @@ static void derive(const Job *job, long m, long c, State state, const Seen *seen
     for (long i = 0; i < count; i++) job->by_inputs[one * count + i] = chain->residual ? back[i] + predicted[i] : back[i];
 }
 
-/* All derivatives, of memories from ``first`` on before ``last``: group by group from the end, each computed again from the state at its start. */
+/* All derivatives, of memories from ``first`` on before ``last``: group by group from the end, each again from the state at its start. */
 void backward(const Job *job, long first, long last, REAL *scratch) {
     const Chain *chain = &job->chain;
     long values = chain->keys * chain->widths[chain->depth], size = size_of_seen(chain);
@@ -345,7 +364,7 @@ void backward(const Job *job, long first, long last, REAL *scratch) {
             for (long c = begin; c < end; c++) {
                 State state = state_at(job, m, c, room);
                 Seen seen = seen_at(job, m, c, seen_room + (c - begin) * size);
-                evaluate(chain, (const REAL *const *)state.weight, job->values + (c * job->memories + m) * values, 0, &seen);
+                evaluate(chain, state.weight, job->values + (c * job->memories + m) * values, 0, &seen);
                 if (c + 1 < end) advance(job, m, c, &seen, state, state_at(job, m, c + 1, room));
             }
             for (long c = end - 1; c >= begin; c--) {

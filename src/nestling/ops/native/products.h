@@ -1,8 +1,8 @@
 /* Products of few rows with matrices that a cache holds, and sums of outer products into them.
 
-   All three are one tile of sums in registers, Σₖ rowᵢₖ sideₖⱼ: numbers of a few rows, each for a whole vector, times vectors of a panel that
-   was laid side by side before, so that it is read from one end to the other. A vector V is as wide as a register; widths are multiples
-   of it. */
+   All three are one tile of sums in registers, Σₖ rowᵢₖ sideₖⱼ: numbers of a few rows, each for a whole vector, times vectors of a
+   panel that was laid side by side before, so that it is read from one end to the other. A vector is V numbers, as wide as a register;
+   widths are multiples of it. */
 
 #include <stddef.h>
 #include <string.h>
@@ -98,7 +98,7 @@ static void along(REAL *restrict out, const REAL *restrict x, const REAL *restri
     }
 }
 
-/* out (M, O) = x (M, K) wᵀ,  w (O, K); or added to it. Here the rows are those of w, and x stands on its side, two vectors of its rows wide. */
+/* out (M, O) = x (M, K) wᵀ,  w (O, K); or added to it. The rows are those of w; x is laid on its side, two vectors of its rows wide. */
 INLINE void across_tile(REAL *out, const REAL *w, const REAL *side, long K, long O, long deep, long many, int add, int mr) {
     Tile sum = {{{0}}};
     REAL found[MR][2 * V];
@@ -140,13 +140,17 @@ typedef struct {
 enum { LONGEST = 1024 };
 
 /* What is done with a tile of weights, given the rows and the panel of the first pairs, and then of the second. */
-typedef void Visit(const void *what, const Pairs *pairs, long row, long column, const REAL *rows, const REAL *side, int mr, int nr);
+#define VISIT(name)                                                                                \
+    void name(const void *what, const Pairs *pairs, long row, long column, const REAL *rows, const REAL *side, int mr, int nr)
+typedef VISIT(Visit);
 
 /* Numbers m … m + mr of each row, beside one another. */
 INLINE REAL *upright(REAL *restrict side, Pairs p, long out, long m, int mr) {
     const REAL *rows = p.rows + m;
-    if (p.share) for (long k = 0; k < p.count; k++, rows += out, side += mr) EACH(int i = 0; i < mr; i++) side[i] = p.share[k] * rows[i];
-    else for (long k = 0; k < p.count; k++, rows += out, side += mr) EACH(int i = 0; i < mr; i++) side[i] = rows[i];
+    for (long k = 0; k < p.count; k++, rows += out, side += mr) {
+        REAL share = p.share ? p.share[k] : 1;
+        EACH(int i = 0; i < mr; i++) side[i] = share * rows[i];
+    }
     return side;
 }
 
