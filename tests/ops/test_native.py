@@ -52,6 +52,16 @@ def test_periods_in_c_equal_the_reference(rule, per_weight, only_native):
             assert_same(answers(memory, given, Chunk(stride=stride, native=True)), expected)
 
 
+@pytest.mark.parametrize("share", [0.0, 1e9])
+def test_what_is_stored_changes_no_answer(share, monkeypatch):
+    monkeypatch.setattr(native, "SHARE", share)
+    for memory in memories(rules(4)[1]):
+        given = draw(memory, length=12, width=WIDTH)
+        expected = answers(memory, given, Chunk())
+        for stride in (1, 2, 9):
+            assert_same(answers(memory, given, Chunk(stride=stride, native=True)), expected)
+
+
 @pytest.mark.parametrize("shape", [(5, 15, 40), (64, 128, 520), (70, 140, 24), (1, 3, 8)], ids=str)
 @pytest.mark.parametrize("rule", [0, 1, 3])
 def test_every_remainder_of_tiles_and_panels(shape, rule, only_native, monkeypatch):

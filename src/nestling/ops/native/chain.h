@@ -50,7 +50,7 @@ static long lay(const Chain *chain, const REAL *inputs, REAL *at, Seen *seen) {
     for (long l = 0; l < chain->depth; l++) {
         long width = chain->widths[l + 1];
         seen->pairs[l] = take(&from, chain->keys * width);
-        if (l + 1 == chain->depth) break;
+        if (l + 1 == chain->depth) break; /* δ_L stands beside n, a and r */
         seen->x[l + 1] = take(&from, rows * width);
         seen->bend[l] = take(&from, rows * width);
         seen->curve[l] = take(&from, chain->keys * width);
@@ -58,6 +58,30 @@ static long lay(const Chain *chain, const REAL *inputs, REAL *at, Seen *seen) {
     seen->normed = take(&from, rows * last);
     seen->scale = take(&from, rows);
     seen->slope = take(&from, chain->keys * last);
+    return from - at;
+}
+
+/* The part of it that products have made, and that all else is had from again. */
+typedef struct {
+    REAL *met[DEEPEST];  /* Zₗ, of queries and keys */
+    REAL *back[DEEPEST]; /* Bₗ, of keys */
+    REAL *top;           /* δ_L, n, a and r, as they are */
+} Record;
+
+static long size_of_top(const Chain *chain) {
+    long rows = chain->queries + chain->keys, width = chain->widths[chain->depth];
+    return ROUND(rows * width) + ROUND(rows) + 2 * ROUND(chain->keys * width);
+}
+
+/* Lays out a record from ``at`` on; returns how many numbers that are. */
+static long lay_record(const Chain *chain, REAL *at, Record *record) {
+    REAL *from = at;
+    for (long l = 0; l + 1 < chain->depth; l++) {
+        long width = chain->widths[l + 1];
+        record->met[l] = take(&from, (chain->queries + chain->keys) * width);
+        record->back[l] = take(&from, chain->keys * width);
+    }
+    record->top = take(&from, size_of_top(chain));
     return from - at;
 }
 
@@ -108,14 +132,29 @@ static void normalise(REAL *x, REAL *scale, double eps, long rows, long width) {
     }
 }
 
-/* What the queries read (into ``y``, where it is asked for), the keys' gradients, and all that was seen. */
-static void evaluate(const Chain *chain, REAL *const *weights, const REAL *values, REAL *y, Seen *seen) {
+/* From Zₗ, which is in the place of σ'(Zₗ) */
+static void bent(const Chain *chain, const Seen *seen, long l) {
+    long width = chain->widths[l + 1], before = chain->queries * width;
+    REAL *x = (REAL *)seen->x[l + 1];
+    activate(chain->activation, seen->bend[l], x, 0, before);
+    activate(chain->activation, seen->bend[l] + before, x + before, seen->curve[l], chain->keys * width);
+}
+
+/* δₗ = σ'(Zₗ) ⊙ Bₗ, from Bₗ, which is in its place */
+static void met(const Chain *chain, const Seen *seen, long l) {
+    long width = chain->widths[l + 1];
+    REAL *pairs = seen->pairs[l], *curve = seen->curve[l], *bend = seen->bend[l] + chain->queries * width;
+    for (long i = 0; i < chain->keys * width; i++) curve[i] *= pairs[i], pairs[i] *= bend[i];
+}
+
+/* What the queries read (into ``y``, where it is asked for), the keys' gradients, and all that was seen; a ``record`` where one is kept. */
+static void evaluate(const Chain *chain, REAL *const *weights, const REAL *values, REAL *y, const Seen *seen, const Record *record) {
     long rows = chain->queries + chain->keys, top = chain->depth - 1, width = chain->widths[top + 1];
     for (long l = 0; l < top; l++) {
-        long next = chain->widths[l + 1], before = chain->queries * next;
+        long next = chain->widths[l + 1];
         across(seen->bend[l], seen->x[l], weights[l], rows, chain->widths[l], next, 0);
-        activate(chain->activation, seen->bend[l], (REAL *)seen->x[l + 1], 0, before);
-        activate(chain->activation, seen->bend[l] + before, (REAL *)seen->x[l + 1] + before, seen->curve[l], chain->keys * next);
+        if (record) memcpy(record->met[l], seen->bend[l], rows * next * sizeof(REAL));
+        bent(chain, seen, l);
     }
     REAL *out = seen->normed, *slope = seen->slope, *keys = out + chain->queries * width;
     across(out, seen->x[top], weights[top], rows, chain->widths[top], width, 0);
@@ -128,10 +167,23 @@ static void evaluate(const Chain *chain, REAL *const *weights, const REAL *value
     if (chain->normed) through(seen->pairs[top], slope, keys, seen->scale + chain->queries, chain->keys, width);
     else memcpy(seen->pairs[top], slope, count * sizeof(REAL));
     for (long l = top; l > 0; l--) {
-        /* Bₗ = Wₗ₊₁ᵀ δₗ₊₁,  δₗ = σ'(Zₗ) ⊙ Bₗ */
-        long below = chain->widths[l], size = chain->keys * below;
-        REAL *pairs = seen->pairs[l - 1], *curve = seen->curve[l - 1], *bend = seen->bend[l - 1] + chain->queries * below;
-        along(pairs, seen->pairs[l], weights[l], chain->keys, chain->widths[l + 1], below, 0);
-        for (long i = 0; i < size; i++) curve[i] *= pairs[i], pairs[i] *= bend[i];
+        /* Bₗ = Wₗ₊₁ᵀ δₗ₊₁ */
+        long below = chain->widths[l];
+        along(seen->pairs[l - 1], seen->pairs[l], weights[l], chain->keys, chain->widths[l + 1], below, 0);
+        if (record) memcpy(record->back[l - 1], seen->pairs[l - 1], chain->keys * below * sizeof(REAL));
+        met(chain, seen, l - 1);
     }
+    if (record) memcpy(record->top, seen->pairs[top], size_of_top(chain) * sizeof(REAL));
+}
+
+/* All that was seen, from a record of it. */
+static void recall(const Chain *chain, const Record *record, const Seen *seen) {
+    for (long l = 0; l + 1 < chain->depth; l++) {
+        long width = chain->widths[l + 1];
+        memcpy(seen->bend[l], record->met[l], (chain->queries + chain->keys) * width * sizeof(REAL));
+        memcpy(seen->pairs[l], record->back[l], chain->keys * width * sizeof(REAL));
+        bent(chain, seen, l);
+        met(chain, seen, l);
+    }
+    memcpy(seen->pairs[chain->depth - 1], record->top, size_of_top(chain) * sizeof(REAL));
 }

@@ -58,7 +58,7 @@ class Job(ctypes.Structure):
     _fields_ = (
         ("chain", Chain),
         *((name, ctypes.c_long) for name in ("memories", "periods", "stride")),
-        *((name, ctypes.c_void_p) for name in ("inputs", "values", "y", "by_y", "by_inputs", "by_values")),
+        *((name, ctypes.c_void_p) for name in ("inputs", "values", "y", "records", "by_y", "by_inputs", "by_values")),
         ("weights", Weight * DEEPEST),
     )
 
@@ -73,7 +73,7 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
     path = _compiled(REALS[dtype])
     found = ctypes.CDLL(str(path))
     job = ctypes.POINTER(Job)
-    for name, arguments in {"lanes": (), "scratch_size": (job, ctypes.c_long)}.items():
+    for name, arguments in {"lanes": (), "record_size": (job,), "scratch_size": (job, ctypes.c_long)}.items():
         function = getattr(found, name)
         function.argtypes, function.restype = arguments, ctypes.c_long
     for function in (found.forward, found.backward):

@@ -23,6 +23,7 @@ typedef struct {
     long memories, periods, stride; /* periods between stored states */
     const REAL *inputs, *values;    /* (n, N, Q + C, keys), (n, N, C, values) */
     REAL *y;                        /* (n, N, Q, values) */
+    REAL *records;                  /* (n, N, ·), or none: then periods are evaluated again */
     const REAL *by_y;
     REAL *by_inputs, *by_values;
     Weight weights[DEEPEST];
@@ -45,6 +46,11 @@ long lanes(void) { return V; }
 static long size_of_seen(const Chain *chain) {
     Seen seen;
     return lay(chain, 0, 0, &seen);
+}
+
+long record_size(const Job *job) {
+    Record record;
+    return lay_record(&job->chain, 0, &record);
 }
 
 /* Numbers that one memory needs for its way there, and ``back``. */
@@ -81,6 +87,12 @@ static Seen seen_at(const Job *job, long m, long c, REAL *room) {
     Seen seen;
     lay(chain, job->inputs + (c * job->memories + m) * (chain->queries + chain->keys) * chain->widths[0], room, &seen);
     return seen;
+}
+
+static Record record_at(const Job *job, long m, long c) {
+    Record record;
+    lay_record(&job->chain, job->records ? job->records + (c * job->memories + m) * record_size(job) : 0, &record);
+    return record;
 }
 
 /* Scalars of one period of one weight */
@@ -168,7 +180,8 @@ void forward(const Job *job, long first, long last, REAL *scratch) {
         for (long c = 0; c < job->periods; c++) {
             long one = c * job->memories + m, end = c + 1 == job->periods;
             Seen seen = seen_at(job, m, c, seen_room);
-            evaluate(chain, now.weight, job->values + one * values, job->y + one * reads, &seen);
+            Record record = record_at(job, m, c);
+            evaluate(chain, now.weight, job->values + one * values, job->y + one * reads, &seen, job->records ? &record : 0);
             for (long l = 0; end && l < chain->depth; l++)
                 memcpy(job->weights[l].anchor + m * area(chain, l), now.weight[l], area(chain, l) * sizeof(REAL));
             /* What nobody needs any more is written over. */
@@ -364,7 +377,10 @@ void backward(const Job *job, long first, long last, REAL *scratch) {
             for (long c = begin; c < end; c++) {
                 State state = state_at(job, m, c, room);
                 Seen seen = seen_at(job, m, c, seen_room + (c - begin) * size);
-                evaluate(chain, state.weight, job->values + (c * job->memories + m) * values, 0, &seen);
+                if (job->records) {
+                    Record record = record_at(job, m, c);
+                    recall(chain, &record, &seen);
+                } else evaluate(chain, state.weight, job->values + (c * job->memories + m) * values, 0, &seen, 0);
                 if (c + 1 < end) advance(job, m, c, &seen, state, state_at(job, m, c + 1, room));
             }
             for (long c = end - 1; c >= begin; c--) {

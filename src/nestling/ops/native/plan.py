@@ -21,6 +21,9 @@ from nestling.ops.periods import Given, Plan, States
 
 ACTIVATIONS = {GELU: 0, SiLU: 1}
 
+SHARE = 1.0
+"""What products have made in the periods is stored where it takes no more than this times what states do."""
+
 
 def planned(chain: Layers, given: Given, stride: int | None) -> Plan:
     """By the C program, or in torch: other devices, types, and widths that are no multiple of a register's.
@@ -55,13 +58,16 @@ def _widths(given: Given) -> list[int]:
 
 @dataclass(frozen=True)
 class Native:
-    """A thread for each memory; what is stored are states, and periods are computed again for their derivative."""
+    """A thread for each memory; what is stored are states, and what lies between is computed again for its derivative.
+
+    What products have made in them is stored too where states, those that are computed again with them, take as much (``SHARE``).
+    """
 
     chain: Layers
     stride: int
     """Periods between states that are stored"""
 
-    def forward(self, given: Given, keeps: bool) -> tuple[tuple[Tensor, ...], States]:
+    def forward(self, given: Given, keeps: bool) -> tuple[tuple[Tensor, ...], tuple[States, list[Tensor]]]:
         """See ``Plan``."""
         given = tree.map(torch.Tensor.contiguous, given)
         count, memories, length = given.inputs.shape[:3]
@@ -73,15 +79,24 @@ class Native:
         kept, kept_traces = (
             [each.new_empty(len(groups), *each.shape) for each in state] for state in (given.weights, given.traces)
         )
-        job.y = y.data_ptr()
+        records: list[Tensor] = []
+        if keeps:
+            size = library(y.dtype).record_size(job) * count * memories
+            state = tree.nbytes((given.weights, given.traces))
+            room = state * len(groups) + state // memories * (self.stride - 1) * _threads(memories)
+            if size * y.element_size() <= SHARE * room:
+                records.append(y.new_empty(size))
+        job.y, job.records = y.data_ptr(), records[0].data_ptr() if records else None
         _fill(job, after=after, anchor=anchors, moved=moved, kept=kept, kept_trace=kept_traces)
         _run(library(y.dtype).forward, job, y, back=False)
-        return (y, *after, *anchors, *moved), (kept, kept_traces)
+        return (y, *after, *anchors, *moved), ((kept, kept_traces), records)
 
-    def backward(self, given: Given, kept: States, read: Tensor, after: tuple[Tensor, ...]) -> Given:
+    def backward(
+        self, given: Given, kept: tuple[States, list[Tensor]], read: Tensor, after: tuple[Tensor, ...]
+    ) -> Given:
         """See ``Plan``."""
         given, read = tree.map(torch.Tensor.contiguous, given), read.contiguous()
-        width, (weights, traces) = len(given.weights), kept
+        width, ((weights, traces), records) = len(given.weights), kept
         job, given_rows = self._job(given, self.stride)
         grads = [each.clone(memory_format=torch.contiguous_format) for each in after]
         by, anchors, by_traces = grads[:width], grads[width : 2 * width], grads[2 * width :]
@@ -91,6 +106,7 @@ class Native:
                 # W' = βW + S': what meets W' meets S'.
                 by_traces[i].add_(by[i])
         inputs, values = torch.empty_like(given.inputs), torch.empty_like(given.values)
+        job.records = records[0].data_ptr() if records else None
         job.by_y, job.by_inputs, job.by_values = (each.data_ptr() for each in (read, inputs, values))
         _fill(job, kept=weights, kept_trace=traces, by=by, by_trace=by_traces, by_anchor=anchors, **_named("by_", rows))
         _run(library(read.dtype).backward, job, read, back=True)
