@@ -34,8 +34,8 @@ class Chunk:
 
     ``block``: at most this many tokens at once (a divisor of the memory's period is taken). ``stride``: blocks between the
     states that are stored for the backward pass; 0 stores all that was computed; None chooses. ``compiled``: run each block,
-    or whole period, through ``torch.compile(fullgraph=True)``. ``native``: whole periods by a C program, a thread for each memory, on
-    a processor that has a C compiler (``ops.native``).
+    or whole period, through ``torch.compile(fullgraph=True)``. ``native``: whole periods by a C program, on a processor
+    that has a C compiler (``ops.native``); each memory has a thread, so that with fewer memories (batch × heads) than threads some wait.
     """
 
     block: int = 64

@@ -353,7 +353,7 @@ static void derive(const Job *job, long m, long c, State state, const Seen *seen
         along(next, back, state.weight[l], rows, out, in, 0);
         for (long i = 0; i < keys * in; i++) next[reads * in + i] += inputs[l][i];
         /* Wₗ stands in Wₗ xₗ and in Wₗᵀ δₗ. */
-        Pairs pairs[2] = {{back, seen->x[l], 0, rows}, {seen->pairs[l], l ? below[l - 1] : 0, 0, l ? keys : 0}};
+        Pairs pairs[2] = {{back, seen->x[l], 0, rows}, {seen->pairs[l], l ? below[l - 1] : back, 0, l ? keys : 0}};
         retreat(job, m, c, l, state, pairs);
         if (l) {
             for (long i = 0; i < rows * in; i++) next[i] *= seen->bend[l - 1][i];

@@ -14,7 +14,10 @@ enum { BYTES = 32 };
 #else
 enum { BYTES = 16 };
 #endif
-enum { MR = 6, NR = 3, V = BYTES / sizeof(REAL), PANEL = 49152 };
+enum { MR = 6, NR = 3, V = BYTES / sizeof(REAL) };
+
+/* Numbers of the widest panels: what a second cache holds beside all else, and a thread's stack */
+enum { PANEL = 192 * 1024 / sizeof(REAL) };
 
 typedef REAL vec __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
 
@@ -80,7 +83,7 @@ INLINE void along_tile(REAL *out, const REAL *x, const REAL *side, long K, long 
 }
 
 INLINE void along_panel(REAL *out, const REAL *x, const REAL *w, long M, long K, long N, long deep, int add, int nr) {
-    REAL side[PANEL / 8];
+    REAL side[PANEL / 8]; /* in the first cache */
     beside(side, w, deep, N, nr);
     long m = 0;
     for (; m + 4 <= M; m += 4) along_tile(out + m * N, x + m * K, side, K, N, deep, add, 4, nr);
