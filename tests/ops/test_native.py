@@ -214,3 +214,10 @@ def test_a_missing_or_failing_compiler_is_told(monkeypatch, tmp_path):
     with pytest.raises(NestlingError, match="no C compiler was found"):
         library._compiled("float")
     assert not list(tmp_path.rglob("*.so"))
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(monkeypatch, tmp_path):
+    (tmp_path / "nestling").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(NestlingError, match="XDG_CACHE_HOME"):
+        library.library.__wrapped__(torch.float32)

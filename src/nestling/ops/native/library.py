@@ -68,10 +68,15 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
     """The program for numbers of a ``dtype``.
 
     Raises:
-        NestlingError: there is no C compiler, or it fails.
+        NestlingError: there is no C compiler, or it fails; or what it makes can be kept nowhere.
     """
-    path = _compiled(REALS[dtype])
-    found = ctypes.CDLL(str(path))
+    try:
+        found = ctypes.CDLL(str(_compiled(REALS[dtype])))
+    except OSError as error:
+        raise NestlingError(
+            f"the program of Chunk(native=True) cannot be kept or loaded ({error}): name a folder that can be written to, and "
+            "from which programs run, by the environment variable XDG_CACHE_HOME."
+        ) from error
     job = ctypes.POINTER(Job)
     for name, arguments in {"lanes": (), "record_size": (job,), "scratch_size": (job, ctypes.c_long)}.items():
         function = getattr(found, name)
