@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 
 import pytest
@@ -186,6 +187,11 @@ def test_second_derivatives_are_refused():
     y, _ = scan(memory, weights, q, k, v, gates, path=Chunk(native=True))
     with pytest.raises(NestlingError, match="no second derivative"):
         torch.autograd.grad(y.sum(), [q], create_graph=True)
+
+
+@pytest.mark.parametrize("dtype", library.REALS, ids=str)
+def test_both_sides_mean_the_same_structs(dtype):
+    assert library.library(dtype).job_size() == ctypes.sizeof(library.Job)
 
 
 def test_small_numbers_stay_in_other_programs():

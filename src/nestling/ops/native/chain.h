@@ -2,7 +2,6 @@
 
 #include <math.h>
 
-enum { DEEPEST = 8 };
 enum activation { GELU, SILU };
 
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)

@@ -15,9 +15,10 @@ import torch
 
 from nestling.atomic import replacing
 from nestling.errors import NestlingError
+from nestling.ops.periods import LONGEST
 
 DEEPEST = 8
-"""Weights of a chain, at most; see ``chain.h``"""
+"""Weights of a chain, at most"""
 
 REALS = {torch.float32: "float", torch.float64: "double"}
 
@@ -25,6 +26,7 @@ FLAGS = (
     *("-std=gnu11", "-O3", "-march=native", "-fPIC", "-shared"),
     # Sums in any order; what is not a number stays so. Not -ffast-math, which would make other programs of the process flush small numbers.
     *("-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros"),
+    *(f"-DDEEPEST={DEEPEST}", f"-DLONGEST={LONGEST}"),
 )
 
 
@@ -78,7 +80,12 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
             "from which programs run, by the environment variable XDG_CACHE_HOME."
         ) from error
     job = ctypes.POINTER(Job)
-    for name, arguments in {"lanes": (), "record_size": (job,), "scratch_size": (job, ctypes.c_long)}.items():
+    for name, arguments in {
+        "lanes": (),
+        "job_size": (),
+        "record_size": (job,),
+        "scratch_size": (job, ctypes.c_long),
+    }.items():
         function = getattr(found, name)
         function.argtypes, function.restype = arguments, ctypes.c_long
     for function in (found.forward, found.backward):

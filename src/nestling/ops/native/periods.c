@@ -1,6 +1,7 @@
 /* Memories that are read at their commits, one after another, each through all its periods: its weights stay in a cache.
 
-   ``ops.periods`` says the same in torch, a period of all memories after the other; names are the same there. */
+   ``ops.periods`` says the same in torch, a period of all memories after the other; names are the same there. Who compiles it says what a
+   REAL number is, how many weights a chain has at most (DEEPEST), and how many tokens a period (LONGEST). */
 
 #include "products.h"
 
@@ -42,6 +43,7 @@ static long size_of_state(const Chain *chain) {
 }
 
 long lanes(void) { return V; }
+long job_size(void) { return sizeof(Job); }
 
 static long size_of_seen(const Chain *chain) {
     Seen seen;

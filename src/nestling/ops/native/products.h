@@ -140,8 +140,6 @@ typedef struct {
     long count;
 } Pairs;
 
-enum { LONGEST = 1024 };
-
 /* What is done with a tile of weights, given the rows and the panel of the first pairs, and then of the second. */
 #define VISIT(name)                                                                                \
     void name(const void *what, const Pairs *pairs, long row, long column, const REAL *rows, const REAL *side, int mr, int nr)
