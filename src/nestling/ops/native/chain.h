@@ -13,7 +13,6 @@ __attribute__((simd("notinbranch"))) double erf(double);
 __attribute__((simd("notinbranch"))) float erff(float);
 #endif
 #endif
-#define OF_TYPE(name) (sizeof(REAL) == 4 ? (REAL)name##f : (REAL)name)
 
 typedef struct {
     long queries, keys; /* rows of a period: queries first */
