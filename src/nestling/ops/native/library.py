@@ -93,22 +93,27 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
     return found
 
 
+def compiler() -> str | None:
+    """The C compiler's command: what the environment variable CC says, or one that is there."""
+    return os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+
+
 def _compiled(real: str) -> Path:
     """Where the program for ``real`` numbers is; it is compiled if it is not there."""
     sources = sorted(Path(__file__).parent.glob("*.[ch]"))
-    compiler = os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
-    if compiler is None:
+    found = compiler()
+    if found is None:
         raise NestlingError(
             "Chunk(native=True) compiles a C program, and no C compiler was found: install gcc or clang, or name one by "
             "the environment variable CC; or leave native=True away, which gives the same answers."
         )
-    told = "\0".join((*(source.read_text() for source in sources), *FLAGS, real, compiler, _processor()))
+    told = "\0".join((*(source.read_text() for source in sources), *FLAGS, real, found, _processor()))
     name = f"periods-{real}-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nestling" / name
     if not path.exists():
         with replacing(path) as temporary:
             source = Path(__file__).parent / "periods.c"
-            command = [*compiler.split(), *FLAGS, f"-DREAL={real}", str(source), "-o", str(temporary), "-lm"]
+            command = [*found.split(), *FLAGS, f"-DREAL={real}", str(source), "-o", str(temporary), "-lm"]
             ran = subprocess.run(command, capture_output=True, text=True, check=False)
             if ran.returncode:
                 raise NestlingError(
