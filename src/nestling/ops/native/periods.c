@@ -58,9 +58,9 @@ long record_size(const Job *job) {
 /* Numbers that one memory needs for its way there, and ``back``. */
 long scratch_size(const Job *job, long back) {
     const Chain *chain = &job->chain;
-    long rows = chain->queries + chain->keys, groups = back ? job->stride : 1;
+    long rows = chain->queries + chain->keys, seen = size_of_seen(chain);
     long buffers = widest(chain) * (6 * rows + 4 * chain->depth * chain->keys) + 64 * (DEEPEST + 8);
-    return groups * (size_of_state(chain) + size_of_seen(chain)) + buffers;
+    return buffers + (back ? (job->stride - 1) * size_of_state(chain) + job->stride * seen : seen);
 }
 
 typedef struct {
@@ -372,7 +372,7 @@ static void derive(const Job *job, long m, long c, State state, const Seen *seen
 void backward(const Job *job, long first, long last, REAL *scratch) {
     const Chain *chain = &job->chain;
     long values = chain->keys * chain->widths[chain->depth], size = size_of_seen(chain);
-    REAL *room = take(&scratch, job->stride * size_of_state(chain)), *seen_room = take(&scratch, job->stride * size);
+    REAL *room = take(&scratch, (job->stride - 1) * size_of_state(chain)), *seen_room = take(&scratch, job->stride * size);
     for (long m = first; m < last; m++) {
         for (long end = job->periods; end > 0;) {
             long begin = (end - 1) / job->stride * job->stride;
